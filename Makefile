@@ -1,0 +1,100 @@
+# Every target works as the first command in a fresh checkout: what it needs is set up on the way.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GEN := .venv-protos
+PROTOS := $(sort $(wildcard protos/rewardservice/v1/*.proto))
+STUBS := clients/python
+GOOGLEAPIS := .build/googleapis
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "RewardService needs Python 3.11 or newer; say which with: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(GEN)/.ready: requirements-protos.lock
+	$(PYTHON) -m venv $(GEN)
+	$(GEN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-protos.lock
+	touch $@
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Create the virtual environment (the other targets do it by themselves)
+
+.PHONY: run
+run: $(VENV)/.ready ## Run the server and the supplier sandbox until Ctrl-C
+	@$(BIN)/python -m reward_server.dev
+
+.PHONY: demo
+demo: $(VENV)/.ready ## Order one product of each supplier from the running service and watch the cards arrive
+	@$(BIN)/rewardctl demo
+
+.PHONY: test
+test: $(VENV)/.ready ## Run every Python test
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(BIN)/buf breaking protos --against protos/baseline.binpb
+	$(MAKE) --no-print-directory check-stubs
+
+.PHONY: format
+format: $(VENV)/.ready ## Format and mend what can be mended by machine
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+	$(BIN)/buf format --write protos
+
+# The google/type protos come from the googleapis wheel; buf wants them as a module beside ours.
+$(GOOGLEAPIS)/.ready: $(VENV)/.ready
+	mkdir -p $(GOOGLEAPIS)/google/type
+	site=$$($(BIN)/python -c 'import pathlib, google.type; print(pathlib.Path(google.type.__path__[0]))') && \
+	  cp $$site/date.proto $$site/money.proto $(GOOGLEAPIS)/google/type/
+	touch $@
+
+define generate
+	$(GEN)/bin/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --plugin=protoc-gen-mypy=$(GEN)/bin/protoc-gen-mypy \
+	  --plugin=protoc-gen-mypy_grpc=$(GEN)/bin/protoc-gen-mypy_grpc --python_out=$(1) --grpc_python_out=$(1) \
+	  --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
+endef
+
+.PHONY: protos
+protos: $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Regenerate the Python stubs
+	rm -f $(STUBS)/rewardservice/v1/*_pb2*
+	$(call generate,$(STUBS))
+
+.PHONY: check-stubs
+check-stubs: $(GEN)/.ready $(GOOGLEAPIS)/.ready
+	rm -rf .build/stubs && mkdir -p .build/stubs
+	@$(call generate,.build/stubs)
+	@diff -r -x '*.py' -x __pycache__ -x py.typed .build/stubs/rewardservice/v1 $(STUBS)/rewardservice/v1 >/dev/null; \
+	for f in .build/stubs/rewardservice/v1/*; do cmp -s $$f $(STUBS)/rewardservice/v1/$$(basename $$f) || \
+	  { echo "stale stub: $$(basename $$f). Run make protos and commit the result."; exit 1; }; done
+
+.PHONY: baseline
+baseline: $(VENV)/.ready $(GOOGLEAPIS)/.ready ## Freeze the contract as the baseline that buf breaking compares with (on release)
+	$(BIN)/buf build protos -o protos/baseline.binpb
+
+.PHONY: lock
+lock: $(VENV)/.ready ## Renew the lock files
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --all-extras --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:protos --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-protos.lock
+
+.PHONY: clean
+clean: ## Remove environments, caches and the data of make run
+	rm -rf $(VENV) $(GEN) .build .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,181 @@
+"""What several suppliers' wires have in common: pure functions from values to bytes and back.
+
+Readers here never raise on a supplier's data; they answer `None` or empty text for what can't be read.
+"""
+
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from reward_adapters.contract import Callback, HttpReply, NotSent, NotSentCause, ProductKind, Refused, RefusedFor
+from reward_adapters.money import Money, yuan
+
+FORM = "application/x-www-form-urlencoded; charset=UTF-8"
+JSON = "application/json; charset=utf-8"
+
+MESSAGE_LENGTH = 200
+"""More of a supplier's text than this is not kept."""
+_TELLING = re.compile(r"[0-9A-Za-z+_-]{5,}")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+_MINUTE = 60.0
+_HOUR = 60 * _MINUTE
+DEADLINES: Mapping[ProductKind, float] = {
+    ProductKind.CARD: 15 * _MINUTE,
+    ProductKind.COUPON: 15 * _MINUTE,
+    ProductKind.TOPUP: 24 * _HOUR,
+    ProductKind.MEMBERSHIP: 24 * _HOUR,
+}
+"""How long a purchase may take where the supplier names no time: cards come at once, top-ups within a day."""
+
+_ABOUT: Sequence[tuple[RefusedFor, re.Pattern[str]]] = (
+    (RefusedFor.PRICE, re.compile(r"保护价|安全价|safe_price|调价|价格", re.IGNORECASE)),
+    (RefusedFor.BALANCE, re.compile(r"余额|balance", re.IGNORECASE)),
+    (RefusedFor.STOCK, re.compile(r"库存|缺货|售罄|无货|out of stock", re.IGNORECASE)),
+    (RefusedFor.RECIPIENT, re.compile(r"账号|帐号|号码|手机|recharge_account", re.IGNORECASE)),
+    (RefusedFor.PRODUCT, re.compile(r"商品|产品|下架|goods|product", re.IGNORECASE)),
+)
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+def join_url(base: str, path: str) -> str:
+    """Joins with exactly one slash, however the two ends are spelled."""
+    return f"{base.rstrip('/')}/{path.lstrip('/')}"
+
+
+def form_bytes(fields: Mapping[str, str]) -> bytes:
+    """`application/x-www-form-urlencoded`, in UTF-8 and in the order given."""
+    return urlencode(fields).encode("ascii")
+
+
+def json_bytes(value: Any, *, sort_keys: bool = False, ascii_only: bool = False) -> bytes:
+    """Compact JSON in UTF-8. Raises ValueError or RecursionError for what isn't JSON, such as half a surrogate pair."""
+    text = json.dumps(value, ensure_ascii=ascii_only, sort_keys=sort_keys, separators=(",", ":"))
+    return text.encode("utf-8")
+
+
+# --- Reading values ---------------------------------------------------------------------------------------------------
+
+
+def text(value: object) -> str:
+    """A text or a whole number as text, every digit kept; anything else is empty.
+
+    So is a text that no database keeps: one with a NUL or with half a surrogate pair (JSON can spell both).
+    """
+    match value:
+        case str() if "\0" not in value and not _SURROGATE.search(value):
+            return value
+        case int() if not isinstance(value, bool) and abs(value) < 10**40:
+            return str(value)
+        case _:
+            return ""
+
+
+def optional_text(value: object) -> str | None:
+    """Like `text`, but tells what is absent (empty) from what can't be read (`None`)."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    return text(value) or None
+
+
+def amount(value: object) -> Money | None:
+    """Yuan as suppliers write them, `None` for anything that isn't an amount. Negative ones aren't."""
+    if not isinstance(value, str | int | float) or value == "":
+        return None
+    try:
+        money = yuan(value)
+    except (ValueError, ArithmeticError):
+        return None
+    return money if money >= 0 else None
+
+
+def day(value: object, form: str) -> date | None:
+    """A day in the given `strptime` form."""
+    try:
+        return datetime.strptime(text(value), form).date()  # noqa: DTZ007 - a day has no time zone
+    except ValueError:
+        return None
+
+
+def lifetime(value: object) -> float | None:
+    """The seconds a token lives; `None` when it doesn't say so. A longer one than a month is taken for a month."""
+    seconds = text(value)
+    return min(float(seconds), 30 * 24 * _HOUR) if seconds.isdecimal() and int(seconds) else None
+
+
+def same_text(ours: str, theirs: object) -> bool:
+    """Whether two signatures are equal, letter case aside, in constant time."""
+    return isinstance(theirs, str) and hmac.compare_digest(
+        ours.lower().encode(), theirs.lower().encode("utf-8", "replace")
+    )
+
+
+def scrub(message: object, *hidden: str | None) -> str:
+    """A supplier's text fit for logs: one short line, without the values given and without anything like a number.
+
+    Suppliers quote what they were sent, so a recipient, a token or a card may stand in an error text. Runs of 5 or more
+    letters and digits are masked when they hold a digit.
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in text(message)[: 4 * MESSAGE_LENGTH]).split())
+    for value in sorted(filter(None, hidden), key=len, reverse=True):
+        line = line.replace(value, "***")
+    line = _TELLING.sub(lambda run: "***" if any(c.isdigit() for c in run[0]) else run[0], line)
+    return line[:MESSAGE_LENGTH]
+
+
+def show_code(code: str) -> str:
+    """A supplier's code fit for logs: a short number as it is, anything else scrubbed."""
+    return code if re.fullmatch(r"-?[0-9]{1,8}", code) else scrub(code)[:40]
+
+
+def about(message: str) -> RefusedFor:
+    """What the text of a refusal is about. Texts only sort refusals; that it *is* one must be known otherwise."""
+    return next((topic for topic, words in _ABOUT if words.search(message)), RefusedFor.OTHER)
+
+
+def cannot_say(what: str, topic: RefusedFor = RefusedFor.OTHER) -> Refused:
+    """A refusal of our own: the supplier's wire has no way to say this purchase, so nothing is sent."""
+    return Refused(code="LOCAL", message=what, certain=True, about=topic)
+
+
+# --- Reading whole messages -------------------------------------------------------------------------------------------
+
+
+def retry_after(reply: HttpReply) -> float | None:
+    """The seconds a `Retry-After` header asks for; its date form is ignored."""
+    value = reply.headers.get("retry-after", "").strip()
+    return float(value) if value.isascii() and value.isdigit() and len(value) <= 6 else None
+
+
+def rate_limited(reply: HttpReply) -> NotSent | None:
+    """HTTP 429 in the words of the contract, if it is one."""
+    if reply.status != 429:
+        return None
+    return NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429", retry_after=retry_after(reply))
+
+
+def callback_fields(callback: Callback) -> dict[str, Any] | None:
+    """The fields of a callback that comes as a JSON object or as a form, whatever its content type says.
+
+    `None` for anything else, and for a field given twice: two readers could each see another value.
+    """
+    try:
+        body = callback.body.decode("utf-8-sig")
+        if body.lstrip().startswith("{"):
+            return json.loads(body, object_pairs_hook=_no_repeats)  # type: ignore[no-any-return]
+        return _no_repeats(parse_qsl(body, keep_blank_values=True, strict_parsing=True, errors="strict"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field comes twice")
+    return fields

@@ -1,0 +1,316 @@
+"""91 Kaquan (玖壹卡券), card purchase: activation codes, numbered cards, QR pictures and links, delivered at once.
+
+Quirks:
+
+* The cards are in the answer to the purchase, and a query by our number lists them again. No callbacks, no cancel.
+* What `card_num` and `card_pass` mean depends on the card's `type`, and `type` may be missing: the offer's `card_type`
+  fills in. For type 3 `card_num` is the *secret* and `card_pass` the address.
+* Every card has a platform number (`order_id`) and a state of its own; `pay_order_id` covers all of a purchase's cards
+  but is missing from query answers.
+* A failure is `code` 0 with a free text, also for a repeated number: a refusal is never certain.
+* `order_money` limits the *total*, warranty surcharge included, and 0 means "no limit": 0 is never sent.
+* `code` 1 with fewer cards than ordered, or with none, is not an error: more may come.
+* Numbers that look like dates aren't (the manual's sample contradicts itself by a year).
+
+Source: 91 manual, page dc91/11233731352824825 (purchase, states, card types); sister manual, page
+dcsqy/9288914985807742 (query). Signature and envelope: `_kaquan91`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+from enum import Enum
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from reward_adapters import _kaquan91 as wire
+from reward_adapters._wire import amount, text
+from reward_adapters.contract import (
+    Absent,
+    Accepted,
+    Adapter,
+    Call,
+    Callback,
+    Card,
+    CardKind,
+    Context,
+    Delivered,
+    Doubt,
+    HttpReply,
+    HttpRequest,
+    NotOffered,
+    Outcome,
+    ProductKind,
+    Purchase,
+    Refunded,
+    Refused,
+    RefusedFor,
+    Traits,
+    Unclear,
+    secret,
+)
+from reward_adapters.money import UNITS_PER_FEN, Money, format_yuan
+
+PLACE = "/dcapi/card/payOrder"
+QUERY = "/dcapi/card/queryOrder"
+
+CARD_TYPES = ("0", "1", "2", "3", "4")
+"""Values of the offer parameter `card_type`; `read_card` says what they mean."""
+
+DEFAULT_AUTO_CONFIRM_HOUR = "10"
+"""Hours of warranty when the offer's `auto_confirm_hour` is silent: the shortest and cheapest of the manual's table.
+That a product allows it is not documented; assumed because the manual uses 10 as its example."""
+
+_HOURS = re.compile(r"[1-9][0-9]{0,3}")
+_UNIX_SECONDS = re.compile(r"[0-9]{9,10}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The keys of one account."""
+
+    base_url: str
+    appid: str
+    appsecret: str = secret()
+    timezone: str = "Asia/Shanghai"
+    """The zone of the supplier's times. Not documented; assumed because supplier and platform are Chinese."""
+
+
+class Kaquan91Card:
+    """One account for card purchases."""
+
+    traits = Traits(
+        queryable=True,
+        max_units_per_purchase=100,  # not documented; assumed because the manual names no limit
+        read_timeout=60.0,  # not documented; assumed because a public client of the sister brand waits as long
+        not_found_grace=60.0,  # not documented; assumed because cards come at once: a minute is long
+        look_delays=(1.0, 3.0, 10.0, 30.0, 60.0),
+        send_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
+        settle_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
+    )
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._zone = ZoneInfo(config.timezone)
+
+    def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
+        """Buys the cards. Refused here, before any money is at stake, when the offer lacks what delivery needs."""
+        limit = Money(purchase.unit_limit * purchase.quantity)
+        hours = warranty_hours(purchase)
+        if purchase.parameters.get("card_type") not in CARD_TYPES:
+            return _unfit("card_type", f"the offer's card_type must be one of {', '.join(CARD_TYPES)}")
+        if not _HOURS.fullmatch(hours):
+            return _unfit("auto_confirm_hour", "the offer's auto_confirm_hour must be a whole number of hours")
+        if limit < UNITS_PER_FEN:
+            return Refused(code="order_money", message="the limit is below 0.01", certain=True, about=RefusedFor.PRICE)
+        fields = {
+            "appid": self._config.appid,
+            "card_id": purchase.supplier_product,
+            "num": str(purchase.quantity),
+            "auto_confirm_hour": hours,
+            "out_order_id": purchase.number,
+            "order_money": format_yuan(limit),
+        }
+        return Call(self._post(PLACE, fields), lambda reply: read_placed(reply, purchase, self._zone))
+
+    def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]]:
+        """Asks by our number, the only one that the call takes."""
+        (purchase,) = purchases
+        fields = {"appid": self._config.appid, "out_order_id": purchase.number}
+        return Call(self._post(QUERY, fields), lambda reply: {purchase.number: read_found(reply, purchase, self._zone)})
+
+    def read_callback(self, callback: Callback) -> NotOffered:
+        """Card orders have no callbacks."""
+        return NotOffered("callbacks")
+
+    def fetch_token(self, context: Context) -> NotOffered:
+        """Requests are signed; there are no tokens."""
+        return NotOffered("tokens")
+
+    def _post(self, path: str, fields: Mapping[str, str]) -> HttpRequest:
+        signature = wire.sign(fields, self._config.appsecret)
+        return wire.request(self._config.base_url, path, {**fields, "sign": signature})
+
+
+def _unfit(code: str, message: str) -> Refused:
+    return Refused(code=code, message=message, certain=True, about=RefusedFor.PRODUCT)
+
+
+def warranty_hours(purchase: Purchase) -> str:
+    """The hours of warranty to buy, as the wire has them."""
+    return purchase.parameters.get("auto_confirm_hour", DEFAULT_AUTO_CONFIRM_HOUR)
+
+
+# --- Readers ----------------------------------------------------------------------------------------------------------
+
+
+def read_placed(reply: HttpReply, purchase: Purchase, zone: tzinfo) -> Outcome:
+    """Reads the answer to a purchase."""
+    match wire.read_envelope(reply, *wire.personal(purchase)):
+        case wire.Success(result, other):
+            return read_cards(result, other, purchase, zone)
+        case wire.Failure() as failure:
+            return wire.refused(failure)
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+def read_found(reply: HttpReply, purchase: Purchase, zone: tzinfo) -> Outcome:
+    """Reads the answer to a query.
+
+    How an unknown number is answered is not documented; assumed: an empty list, or a failure that says so.
+    """
+    match wire.read_envelope(reply, *wire.personal(purchase)):
+        case wire.Success([], _):
+            return Absent("an empty list")
+        case wire.Success(result, other):
+            return read_cards(result, other, purchase, zone)
+        case wire.Failure(message) as failure if wire.says_unknown_number(failure):
+            return Absent(message)
+        case wire.Failure(message):
+            return Unclear(f"the query failed: {message}")
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+class NoCard(Enum):
+    """Why an entry of the list is no card to hand over."""
+
+    NOT_YET = "not yet"
+    CANCELLED = "cancelled"
+
+
+def read_cards(result: Any, other: Mapping[str, Any], purchase: Purchase, zone: tzinfo) -> Outcome:
+    """Reads the list of cards, a single one of which may stand there without its list."""
+    entries = [result] if isinstance(result, dict) else result
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        return Unclear("a success whose result is no list of cards")
+    for said in (other, *entries):
+        if wire.names_another(said, "card_id", purchase.supplier_product):
+            return Unclear("the answer is about another product", doubt=Doubt.CONTRADICTION)
+        if wire.names_another(said, "out_order_id", purchase.number) or wire.names_another(
+            said, "pay_order_id", purchase.supplier_reference
+        ):
+            return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+
+    cards: dict[Card, None] = {}  # in the supplier's order; an entry that is listed twice is one card
+    cancelled: list[Money | None] = []
+    for entry in entries:
+        match read_entry(entry, other, purchase, zone):
+            case Card() as card:
+                cards[card] = None
+            case NoCard.CANCELLED:
+                cancelled.append(amount(entry.get("money")))
+            case Unclear() as unclear:
+                return unclear
+    numbers = [card.supplier_card_number for card in cards if card.supplier_card_number]
+    if len(numbers) != len(set(numbers)):
+        return Unclear("one card's number stands at two different cards", doubt=Doubt.CONTRADICTION)
+
+    paid_as = wire.reference(other.get("pay_order_id"))
+    if len(cards) >= purchase.quantity:
+        cost = total([card.unit_cost for card in cards])
+        return Delivered(cards=tuple(cards), cost=cost, supplier_reference=paid_as)
+    if cards:
+        return Delivered(cards=tuple(cards), complete=False, supplier_reference=paid_as, detail="fewer than ordered")
+    if len(cancelled) >= purchase.quantity:
+        return Refunded(cost=total(cancelled), detail="every card was cancelled")
+    return Accepted(supplier_reference=paid_as, detail="no card yet")
+
+
+def read_entry(
+    entry: Mapping[str, Any], other: Mapping[str, Any], purchase: Purchase, zone: tzinfo
+) -> Card | NoCard | Unclear:
+    """Reads one entry by its state (91 manual, page dc91/11233731352824825).
+
+    2 waits for confirmation, 3 is done, 4 is in dispute, 5 was in dispute: all four were delivered, and disputes are
+    after-sale matters. 6 was cancelled. 1 and others aren't documented; assumed to mean that the card isn't there yet.
+    """
+    state = text(entry.get("status"))
+    match state:
+        case "2" | "3" | "4" | "5":
+            card = read_card(entry, text(entry.get("type")) or purchase.parameters.get("card_type", ""))
+        case "6":
+            return NoCard.CANCELLED
+        case "":
+            return Unclear("a card without a state")
+        case _:
+            return NoCard.NOT_YET
+    if not isinstance(card, Card):
+        return card
+    bought = entry.get("create_time") or other.get("create_time")
+    return replace(
+        card,
+        unit_cost=amount(entry.get("money")),
+        supplier_card_number=wire.reference(entry.get("order_id")) or "",
+        warranty_until=warranty_end(bought, warranty_hours(purchase), zone) if state == "2" else None,
+    )
+
+
+def read_card(entry: Mapping[str, Any], card_type: str) -> Card | NoCard | Unclear:
+    """Reads the two columns by the card's type (91 manual, page dc91/11233731352824825).
+
+    A column that must hold something and doesn't means that the card isn't there yet.
+    """
+    match _column(entry, "card_num"), _column(entry, "card_pass"):
+        case str(number), str(password):
+            pass
+        case _:
+            return Unclear("a card whose columns aren't text")
+    match card_type, bool(number.strip()), bool(password.strip()):
+        case "0", True, _:
+            # `card_pass` is said to be empty here; should anything stand in it, it reaches the buyer too.
+            return Card(kind=CardKind.CODE, secret=number, instructions=password)
+        case "1", _, True:
+            return Card(kind=CardKind.NUMBER_AND_SECRET, number=number, secret=password)
+        case ("2", True, _) | ("2", _, True):
+            return Card(kind=CardKind.QR, qr_image_url=number, qr_content=password)
+        case "3", True, _:
+            return Card(kind=CardKind.LINK_AND_SECRET, secret=number, link=password)
+        case "4", True, _:
+            return Card(kind=CardKind.LINK, link=number, instructions=password)
+        case kind, _, _ if kind in CARD_TYPES:
+            return NoCard.NOT_YET
+        case _:
+            return Unclear("a card of an unknown type", alert=True)
+
+
+def _column(entry: Mapping[str, Any], name: str) -> str | None:
+    """A column's text; empty when missing or null, `None` for what can't be stored as it came.
+
+    A number isn't accepted as text: leading zeros would be lost already.
+    """
+    match entry.get(name):
+        case None:
+            return ""
+        case str(column) if not any("\ud800" <= c <= "\udfff" for c in column):
+            return column
+        case _:
+            return None
+
+
+def total(amounts: Sequence[Money | None]) -> Money | None:
+    """The sum, if every amount is known."""
+    known = [each for each in amounts if each is not None]
+    return Money(sum(known)) if len(known) == len(amounts) else None
+
+
+def warranty_end(bought: object, hours: str, zone: tzinfo) -> datetime | None:
+    """When the warranty ends: that many hours after the purchase.
+
+    The purchase's time comes as `2022-08-26 21:25:00` (91 manual, page dc91/11233731352824825). Unix seconds aren't
+    documented; assumed possible because a public client of the sister brand reads them.
+    """
+    said = text(bought)
+    try:
+        if _UNIX_SECONDS.fullmatch(said):
+            start = datetime.fromtimestamp(int(said), zone)
+        else:
+            start = datetime.strptime(said, "%Y-%m-%d %H:%M:%S").replace(tzinfo=zone)
+        return start + timedelta(hours=int(hours))
+    except (ValueError, OverflowError):
+        return None
+
+
+ADAPTER = Adapter(config=Config, supplier=Kaquan91Card)

@@ -1,0 +1,331 @@
+"""Kuaiduibao 快兑宝: phone credit and data, coupons, gift cards and membership cards.
+
+Cards and coupons come in the create answer, top-ups are confirmed later by a callback.
+
+**Quirks**
+
+* There is no order query. What a lost answer meant is told by the callback, or by a person: no code of a second send
+  is believed, because the first one may have been taken.
+* Requests carry a token and no signature; only callbacks and our answers to them are signed.
+* No quantity, no price guard and no callback address on the wire: one unit a purchase, the callback address is set in
+  the supplier's console.
+* The secret of a card is called `card_pws` in the table and `card_pwd` in one sample of the same page; a coupon with a
+  fixed code leaves it empty.
+* Callbacks hold no cards: a card product whose answer was lost is delivered at the supplier and its card is not here.
+* Dates are written month/day/year.
+
+Source: Kuaiduibao manual (docs.kuaiduibao.com), pages 下单 (create order), App授权 (token), 充值成功回调 (callback) and
+签名规则 (signature).
+"""
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from reward_adapters._wire import (
+    DEADLINES,
+    FORM,
+    JSON,
+    about,
+    callback_fields,
+    cannot_say,
+    day,
+    form_bytes,
+    join_url,
+    json_bytes,
+    lifetime,
+    optional_text,
+    rate_limited,
+    same_text,
+    scrub,
+    show_code,
+    text,
+)
+from reward_adapters.contract import (
+    Accepted,
+    Adapter,
+    Answer,
+    Call,
+    Callback,
+    CallbackRefused,
+    Card,
+    CardKind,
+    Context,
+    Delivered,
+    Doubt,
+    HttpReply,
+    HttpRequest,
+    Notice,
+    NotOffered,
+    NotSent,
+    NotSentCause,
+    Outcome,
+    Purchase,
+    RecipientKind,
+    Refused,
+    RefusedFor,
+    Token,
+    Traits,
+    Unclear,
+    secret,
+)
+
+NUMBER_LENGTH = 36
+RECIPIENT_LENGTH = 20
+PRODUCT_DIGITS = 10
+"""Source: create order, request table: String(36), String(20), int(10)."""
+
+BUSINESS_FAILURE = "1"
+NO_SUCH_OBJECT = "100404"
+CERTAIN_REFUSALS = frozenset({BUSINESS_FAILURE, NO_SUCH_OBJECT})
+"""Codes that mean "not taken". The create-order page lists none but 0; these are printed for other calls of the same
+gateway (lottery, user pages). Not documented for orders; assumed because the gateway shares one envelope."""
+
+DATE_FORM = "%m/%d/%Y"
+HOME_AREA_CODE = "+86"
+"""`receive_no` holds a bare number. Not documented; assumed to be a mainland one because no page has an area code."""
+
+INVALID_CLIENT = "invalid_client"
+"""Not documented (the token page names the field `error`, no values); assumed because OAuth 2.0 names it so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One Kuaiduibao app."""
+
+    base_url: str
+    """Production: https://api.open.kuaiduibao.com/"""
+    app_id: int
+    app_secret: str = secret()
+    request_encoding: Literal["form", "json"] = "form"
+    """How request bodies are written; the manual doesn't say."""
+    path_prefix: str = ""
+    """Put before both paths, as in `/api`."""
+    token_path: str = "/o-auth2/app/access-token"  # noqa: S105 - a path
+    order_path: str = "/service/order/create"
+    ambiguous_codes: tuple[int, ...] = ()
+    """Codes of refusals that aren't believed, such as one that turns out to mean "number used already"."""
+
+
+class Kuaiduibao:
+    """One Kuaiduibao app's purchases."""
+
+    traits = Traits(
+        queryable=False,
+        needs_token=True,
+        price_guard=False,
+        calls_back=True,
+        send_by=DEADLINES,
+        settle_by=DEADLINES,
+    )
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
+        """Source: create order."""
+        recipient = purchase.recipient.value if purchase.recipient else ""
+        if refusal := _unsayable(purchase, recipient):
+            return refusal
+        fields: dict[str, str | int] = {
+            "access_token": context.token or "",
+            "out_trade_no": purchase.number,
+            "product_no": int(purchase.supplier_product),
+        }
+        if recipient:
+            fields["receive_no"] = recipient
+        refusals = CERTAIN_REFUSALS - {str(code) for code in self._config.ambiguous_codes}
+        read = partial(read_created, purchase=purchase, refusals=refusals, token=context.token)
+        return Call(self._request(self._config.order_path, fields), read)
+
+    def query(self, purchases: Sequence[Purchase], context: Context) -> NotOffered:
+        """No page of the manual has an order query."""
+        return NotOffered("Kuaiduibao has no order query")
+
+    def read_callback(self, callback: Callback) -> Notice | CallbackRefused:
+        """Source: callback."""
+        return read_callback(callback, self._config.app_secret)
+
+    def fetch_token(self, context: Context) -> Call[Token | NotSent]:
+        """Source: token."""
+        fields: dict[str, str | int] = {"app_id": self._config.app_id, "app_secret": self._config.app_secret}
+        return Call(self._request(self._config.token_path, fields), read_token)
+
+    def _request(self, path: str, fields: Mapping[str, str | int]) -> HttpRequest:
+        url = join_url(join_url(self._config.base_url, self._config.path_prefix), path)
+        if self._config.request_encoding == "json":
+            return HttpRequest(url, json_bytes(fields), {"Content-Type": JSON})
+        return HttpRequest(url, form_bytes({key: str(value) for key, value in fields.items()}), {"Content-Type": FORM})
+
+
+ADAPTER = Adapter(config=Config, supplier=Kuaiduibao)
+
+
+# --- Signature --------------------------------------------------------------------------------------------------------
+
+
+def sorted_fields_hmac_sha256(fields: Mapping[str, str], app_secret: str) -> str:
+    """HMAC-SHA256 of the raw `key=value` pairs, joined with `&` in the order of their keys, `_sign` left out.
+
+    Source: signature. Its prose says "SHA-256", both its programs compute the HMAC.
+    """
+    canonical = "&".join(f"{key}={fields[key]}" for key in sorted(fields) if key.lower() != "_sign")
+    return hmac.new(app_secret.encode(), canonical.encode(), hashlib.sha256).hexdigest()
+
+
+# --- Orders -----------------------------------------------------------------------------------------------------------
+
+
+def _unsayable(purchase: Purchase, recipient: str) -> Refused | None:
+    product = purchase.supplier_product
+    if len(purchase.number) > NUMBER_LENGTH:
+        return cannot_say(f"out_trade_no has at most {NUMBER_LENGTH} characters")
+    if not (product.isascii() and product.isdecimal() and len(product) <= PRODUCT_DIGITS):
+        return cannot_say(f"product_no is a whole number of at most {PRODUCT_DIGITS} digits", RefusedFor.PRODUCT)
+    if purchase.quantity != 1:
+        return cannot_say("an order is for one unit")
+    if len(recipient) > RECIPIENT_LENGTH:
+        return cannot_say(f"receive_no has at most {RECIPIENT_LENGTH} characters", RefusedFor.RECIPIENT)
+    match purchase.recipient:
+        case None:
+            return None
+        case known if known.kind is RecipientKind.PHONE and known.area_code not in ("", HOME_AREA_CODE):
+            return cannot_say("receive_no has no area code", RefusedFor.RECIPIENT)
+    return None
+
+
+def read_created(reply: HttpReply, *, purchase: Purchase, refusals: frozenset[str], token: str | None) -> Outcome:
+    """What the create answer means."""
+    if reply.status == 401:
+        return NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
+    if limited := rate_limited(reply):
+        return limited
+    if reply.status != 200:
+        return Unclear(f"HTTP {reply.status}")
+    answer = reply.json()
+    code = text(answer.get("code")) if isinstance(answer, dict) else ""
+    match answer:
+        case {"data": dict(data)} if code == "0":
+            return _read_taken(data, purchase)
+        case dict() if code == "0":
+            return Unclear("code 0 without data")
+        case dict() if code:
+            recipient = purchase.recipient.value if purchase.recipient else None
+            message = scrub(answer.get("msg"), token, recipient)
+            return _read_refusal(code, message, purchase, refusals)
+        case _:
+            return Unclear("the answer isn't readable")
+
+
+def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
+    order_no = text(data.get("order_no")) or None
+    listed = data.get("cards")
+    if not listed:
+        return Accepted(supplier_reference=order_no) if order_no else Unclear("code 0 without order_no")
+    if not purchase.product_kind.delivers_cards:
+        return Unclear("cards came for a product without cards", doubt=Doubt.CONTRADICTION)
+    cards = [read_card(entry) for entry in listed] if isinstance(listed, list) else [None]
+    readable = tuple(card for card in cards if card)
+    if len(readable) < len(cards):
+        return Unclear("code 0, but the cards aren't readable", doubt=Doubt.CARD_MISSING)
+    return Delivered(cards=readable, complete=len(readable) >= purchase.quantity, supplier_reference=order_no)
+
+
+def _read_refusal(code: str, message: str, purchase: Purchase, refusals: frozenset[str]) -> Outcome:
+    if code not in CERTAIN_REFUSALS:
+        return Unclear(f"unknown code {show_code(code)}: {message}", alert=True)
+    if code not in refusals or purchase.sends > 1:
+        return Unclear(f"code {code}, which proves nothing here: {message}")
+    return Refused(code=code, message=message, certain=True, about=about(message))
+
+
+def read_card(listed: object) -> Card | None:
+    """One entry of `cards`; `None` when it can't be read or holds nothing that redeems."""
+    if not isinstance(listed, dict):
+        return None
+    number, link = optional_text(listed.get("card_no")), optional_text(listed.get("link"))
+    spellings = optional_text(listed.get("card_pws")), optional_text(listed.get("card_pwd"))
+    if number is None or link is None or None in spellings:
+        return None
+    password = spellings[0] or spellings[1] or ""
+    match bool(number), bool(password), bool(link):
+        case True, True, _:
+            kind = CardKind.NUMBER_AND_SECRET
+        case True, False, _:
+            kind = CardKind.CODE
+        case False, True, True:
+            kind = CardKind.LINK_AND_SECRET
+        case False, True, False:
+            kind = CardKind.CODE
+        case False, False, True:
+            kind = CardKind.LINK
+        case _:
+            return None
+    return Card(
+        kind=kind,
+        number=number,
+        secret=password,
+        link=link,
+        valid_from=day(listed.get("start_time"), DATE_FORM),
+        valid_until=day(listed.get("expire_time"), DATE_FORM),
+    )
+
+
+# --- Token ------------------------------------------------------------------------------------------------------------
+
+
+def read_token(reply: HttpReply) -> Token | NotSent:
+    """Source: token. The answer is flat; one wrapped like the others is read too."""
+    if limited := rate_limited(reply):
+        return limited
+    answer = reply.json()
+    match answer:
+        case {"code": _, "data": dict(inner)}:
+            answer = inner
+    match answer:
+        case {"access_token": str(value), "expires_in": expires_in} if reply.status == 200:
+            if value and (seconds := lifetime(expires_in)):
+                return Token(value, seconds)
+        case {"error": error} if text(error) == INVALID_CLIENT or reply.status == 401:
+            return NotSent(cause=NotSentCause.CONFIGURATION, detail=f"token refused: {scrub(error)}")
+    return NotSent(cause=NotSentCause.NO_TOKEN, detail=f"no token in the answer (HTTP {reply.status})")
+
+
+# --- Callback ---------------------------------------------------------------------------------------------------------
+
+
+def read_callback(callback: Callback, app_secret: str) -> Notice | CallbackRefused:
+    """Verifies and reads. There is no query, so the callback itself is the evidence."""
+    fields = callback_fields(callback) or {}
+    texts = {key: value if isinstance(value, str) else text(value) for key, value in fields.items()}
+    try:
+        genuine = same_text(sorted_fields_hmac_sha256(texts, app_secret), fields.get("_sign"))
+    except ValueError:  # half a surrogate pair has no bytes to sign
+        genuine = False
+    number, order_no = text(fields.get("out_trade_no")), text(fields.get("order_no"))
+    if not genuine:
+        return CallbackRefused(reason="the signature is wrong", answer=signed_answer(0, "bad sign", app_secret))
+    if not number:
+        return CallbackRefused(reason="no out_trade_no", answer=signed_answer(0, "no out_trade_no", app_secret))
+    outcome: Outcome
+    match text(fields.get("status_code")):
+        case "1":
+            outcome = Delivered(supplier_reference=order_no or None)
+        case other:
+            outcome = Unclear(f"callback with status_code {show_code(other)!r}", doubt=Doubt.CONTRADICTION)
+    return Notice(
+        number=number,
+        supplier_reference=order_no or None,
+        outcome=outcome,
+        accepted=signed_answer(1, "ok", app_secret),
+        unknown=signed_answer(0, "unknown order", app_secret),
+    )
+
+
+def signed_answer(status: int, message: str, app_secret: str) -> Answer:
+    """Source: callback: our answer is signed like their call."""
+    sign = sorted_fields_hmac_sha256({"message": message, "status": str(status)}, app_secret)
+    return Answer(json_bytes({"status": status, "message": message, "_sign": sign}), "application/json")

@@ -1,0 +1,16 @@
+"""The suppliers' side of the wire: one HTTP server that plays five Chinese reward suppliers.
+
+It speaks each supplier's documented protocol, checks every signature and token, keeps its own books of what was
+bought and charged, and sends the callbacks. It shares no code with the adapters on purpose: a misreading made in both
+places would be invisible.
+
+    async with Sandbox(SandboxSettings(port=0)) as sandbox:
+        print(sandbox.url, sandbox.books("kasushou"))
+"""
+
+from reward_sandbox.app import Sandbox
+from reward_sandbox.catalogue import catalogue
+from reward_sandbox.mint import CANARY
+from reward_sandbox.settings import KINDS, SandboxSettings
+
+__all__ = ["CANARY", "KINDS", "Sandbox", "SandboxSettings", "catalogue"]

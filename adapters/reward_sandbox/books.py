@@ -1,0 +1,204 @@
+"""The supplier's own books: what was bought, charged, delivered, paid back, and which callbacks were sent.
+
+They are the judge in "bought exactly once" tests, so every acceptance is an entry of its own: two charges under one
+number are two orders here, never one order with a counter.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from reward_sandbox.mint import Mint, Press
+from reward_sandbox.scenario import Card, Outcome, Scenario, Stage, State
+from reward_sandbox.wire import yuan
+
+
+@dataclass(slots=True)
+class CallbackAttempt:
+    """One callback sent, and how it was answered."""
+
+    at: float
+    url: str
+    body: str
+    status: int | None = None
+    """HTTP status; None when no answer came."""
+    answer: str = ""
+    accepted: bool = False
+    """Whether it was the exact answer the supplier documents."""
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "at": self.at,
+            "url": self.url,
+            "body": self.body,
+            "status": self.status,
+            "answer": self.answer,
+            "accepted": self.accepted,
+        }
+
+
+@dataclass(slots=True)
+class Order:
+    """One purchase as the supplier sees it."""
+
+    number: str
+    supplier_number: str
+    scenario: Scenario
+    quantity: int
+    recipient: str
+    charged: Decimal
+    accepted_at: float
+    updated_at: float
+    cards: list[Card]
+    card_numbers: list[str]
+    """The supplier's own number of each card, where it gives one."""
+    details: dict[str, str]
+    """Request fields the supplier needs later (callback URL, warranty, …)."""
+    stage: Stage
+    refunded: Decimal = Decimal(0)
+    looks: int = 0
+    """Queries that saw the present stage."""
+    closed: bool = False
+    """The course was ended from outside (cancelled, confirmed)."""
+    answering: bool = True
+    """The create call is still open."""
+    answered_at: float | None = None
+    settled_at: float | None = None
+    callbacks: list[CallbackAttempt] = field(default_factory=list)
+    seen: "asyncio.Future[None] | None" = None
+    """Set while the course waits for queries to see the present stage."""
+
+    @property
+    def state(self) -> State:
+        return self.stage.state
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.stage.outcome
+
+    @property
+    def delivered(self) -> list[Card]:
+        """The cards that queries show by now."""
+        return self.cards if self.stage.cards else []
+
+    def as_json(self, requests: int) -> dict[str, object]:
+        return {
+            "number": self.number,
+            "supplier_number": self.supplier_number,
+            "product": self.scenario.product,
+            "scenario": self.scenario.name,
+            "quantity": self.quantity,
+            "recipient": self.recipient,
+            "charged": yuan(self.charged),
+            "refunded": yuan(self.refunded),
+            "delivered": self.delivered,
+            "state": self.state,
+            "outcome": self.outcome,
+            "requests": requests,
+            "callbacks": [attempt.as_json() for attempt in self.callbacks],
+            "times": {
+                "accepted": self.accepted_at,
+                "answered": self.answered_at,
+                "updated": self.updated_at,
+                "settled": self.settled_at,
+            },
+        }
+
+
+class Book:
+    """All orders and the deposit of one supplier."""
+
+    def __init__(self, *, balance: Decimal, mint: Mint, clock: Callable[[], float]) -> None:
+        self._start_balance = balance
+        self._mint = mint
+        self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to an empty book and the first deposit."""
+        self.balance = self._start_balance
+        self.orders: list[Order] = []
+        self.requests: Counter[str] = Counter()
+        self.refusals: list[dict[str, object]] = []
+        self._by_number: dict[str, list[Order]] = {}
+        self._by_supplier_number: dict[str, Order] = {}
+        self._sold: Counter[str] = Counter()
+
+    def stock(self, scenario: Scenario) -> int:
+        """How many are left."""
+        return scenario.behaviour.stock - self._sold[scenario.product]
+
+    def under(self, number: str) -> list[Order]:
+        """Every order under our number, oldest first; an empty number names none."""
+        return self._by_number.get(number, []) if number else []
+
+    def by_supplier_number(self, number: str) -> Order | None:
+        return self._by_supplier_number.get(number)
+
+    def buy(
+        self,
+        scenario: Scenario,
+        *,
+        number: str,
+        quantity: int,
+        recipient: str,
+        charged: Decimal,
+        name_order: Callable[[Press], str],
+        name_card: Callable[[Press], str] | None = None,
+        details: dict[str, str] | None = None,
+    ) -> Order:
+        """Charge the deposit and enter the order; the caller has checked stock, balance and price."""
+        earlier = self._by_number.setdefault(number, [])
+        press = self._mint.press(number, len(earlier))
+        supplier_number = name_order(press)
+        while supplier_number in self._by_supplier_number:
+            supplier_number = name_order(press)
+        shape = scenario.behaviour.shape
+        cards = [shape(press) for _ in range(quantity)] if shape else []
+        now = self._clock()
+        order = Order(
+            number=number,
+            supplier_number=supplier_number,
+            scenario=scenario,
+            quantity=quantity,
+            recipient=recipient,
+            charged=charged,
+            accepted_at=now,
+            updated_at=now,
+            cards=cards,
+            card_numbers=[name_card(press) for _ in cards] if name_card else [],
+            details=details or {},
+            stage=scenario.behaviour.stages[0],
+        )
+        self.balance -= charged
+        self._sold[scenario.product] += quantity
+        earlier.append(order)
+        self._by_supplier_number[supplier_number] = order
+        self.orders.append(order)
+        return order
+
+    def enter(self, order: Order, stage: Stage) -> None:
+        """Move an order into a stage."""
+        now = self._clock()
+        order.stage = stage
+        order.looks = 0
+        order.updated_at = now
+        if stage.refund and not order.refunded:
+            order.refunded = order.charged
+            self.balance += order.charged
+        if stage.outcome != "pending" and order.settled_at is None:
+            order.settled_at = now
+
+    def refuse(self, number: str, reason: str) -> None:
+        """Note a create call that bought nothing."""
+        self.refusals.append({"number": number, "reason": reason, "at": self._clock()})
+
+    def as_json(self) -> dict[str, object]:
+        """`{"orders": […], "balance": "…", "refusals": […]}`, money as decimal yuan."""
+        return {
+            "orders": [order.as_json(self.requests[order.number]) for order in self.orders],
+            "balance": yuan(self.balance),
+            "refusals": self.refusals,
+        }

@@ -1,0 +1,69 @@
+"""Sends callbacks by a supplier's repeat plan until they are answered as that supplier documents."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from reward_sandbox.books import CallbackAttempt, Order
+
+_ANSWER_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One notice to send."""
+
+    url: str
+    body: bytes
+    content_type: str
+    gaps: tuple[float, ...]
+    """Seconds between attempts as documented; one attempt more than gaps."""
+    accepts: Callable[[bytes], bool]
+    """Whether the body of an HTTP 200 answer is the documented acknowledgement."""
+    timeout: float = 30.0
+
+
+class CallbackSender:
+    """Delivers callbacks and enters every attempt in the order's books."""
+
+    def __init__(self, *, scale: float, clock: Callable[[], float]) -> None:
+        self._scale = scale
+        self._clock = clock
+        self._session: aiohttp.ClientSession | None = None
+
+    async def deliver(self, order: Order, callback: Callback) -> None:
+        """Send until acknowledged or the plan is used up; a refused connection counts as an attempt."""
+        for gap in (*callback.gaps, None):
+            if await self._attempt(order, callback) or gap is None:
+                return
+            await asyncio.sleep(gap * self._scale)
+
+    async def _attempt(self, order: Order, callback: Callback) -> bool:
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        attempt = CallbackAttempt(self._clock(), callback.url, callback.body.decode())
+        order.callbacks.append(attempt)
+        try:
+            async with self._session.post(
+                callback.url,
+                data=callback.body,
+                headers={"Content-Type": callback.content_type},
+                timeout=aiohttp.ClientTimeout(total=callback.timeout),
+                allow_redirects=False,
+            ) as response:
+                answer = await response.content.read(_ANSWER_LIMIT)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            attempt.answer = f"{type(error).__name__}: {error}"
+            return False
+        attempt.status = response.status
+        attempt.answer = answer.decode(errors="replace")
+        attempt.accepted = response.status == 200 and callback.accepts(answer)
+        return attempt.accepted
+
+    async def close(self) -> None:
+        """Close the connections; whoever awaits `deliver` is to be cancelled before."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

@@ -1,0 +1,28 @@
+"""Access tokens of the two suppliers that have them."""
+
+from collections.abc import Callable
+from typing import Literal
+
+
+class Tokens:
+    """Issued tokens and when each one ends."""
+
+    def __init__(self, *, lifetime: float, clock: Callable[[], float]) -> None:
+        self.lifetime = lifetime
+        self._clock = clock
+        self._ends: dict[str, float] = {}
+
+    def issue(self, token: str, *, older_live_for: float | None = None) -> float:
+        """Enter a new token and return when it ends; older ones end after `older_live_for` seconds at the latest."""
+        now = self._clock()
+        if older_live_for is not None:
+            self._ends = {known: min(end, now + older_live_for) for known, end in self._ends.items()}
+        self._ends[token] = now + self.lifetime
+        return self._ends[token]
+
+    def check(self, token: str) -> Literal["good", "expired", "unknown"]:
+        """Whether a token may be used now."""
+        end = self._ends.get(token)
+        if end is None:
+            return "unknown"
+        return "good" if self._clock() < end else "expired"

@@ -1,0 +1,1 @@
+"""The server: engine, stores, stream hub, RPCs and callbacks."""

@@ -1,0 +1,121 @@
+"""`reward-server`: run the server, check its configuration, prepare its store and keys.
+
+Exit codes: 0 fine, 1 something failed, 2 the configuration has problems (all are listed) or the command was called
+wrongly.
+"""
+
+import asyncio
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+from cyclopts import App, Parameter
+
+from reward_server import access
+from reward_server.config import ConfigError, load_settings
+from reward_server.logs import configure_logs
+from reward_server.sealing import SealError, create_master_key_file
+from reward_server.store import StoreError
+
+FAILED = 1
+CONFIG_PROBLEMS = 2
+
+ConfigFile = Annotated[
+    Path | None, Parameter(name=["--config", "-c"], help="The TOML file; without it only REWARD_… variables count.")
+]
+
+cli = App(
+    name="reward-server",
+    help="RewardService: one gRPC contract in front of five reward suppliers.",
+    version=lambda: version("reward-service"),
+)
+
+
+@cli.command
+def serve(*, config: ConfigFile = None) -> int:
+    """Run the server until SIGTERM or Ctrl-C."""
+    from reward_server.app import run  # noqa: PLC0415 - only this command pays for gRPC
+
+    settings = load_settings(config, os.environ)
+    configure_logs(settings.logging.level, settings.logging.format)
+    log = structlog.get_logger()
+    for warning in settings.warnings:
+        log.warning("configuration", warning=warning)
+    return run(settings)
+
+
+@cli.command
+def check_config(*, config: ConfigFile = None) -> int:
+    """Check the configuration, the secrets' files included; nothing is started or changed."""
+    settings = load_settings(config, os.environ)
+    tls = "TLS" if settings.grpc.has_tls else "no TLS"
+    clients = ", ".join(client.client_id for client in settings.clients)
+    print("configuration OK")
+    print(f"  gRPC       {settings.grpc.bind} ({tls})")
+    print(f"  HTTP       {settings.http.bind}, metrics and probes on {settings.ops_address or settings.http.bind}")
+    print(f"  callbacks  {settings.callback_url or 'none'}")
+    print(f"  clients    {clients}")
+    print(f"  suppliers  {', '.join(f'{a.name} ({a.adapter})' for a in settings.accounts.values()) or 'none'}")
+    print(f"  products   {len(settings.products)}")
+    for warning in settings.warnings:
+        print(f"  warning    {warning}")
+    return 0
+
+
+@cli.command
+def migrate(*, config: ConfigFile = None) -> int:
+    """Bring the store to this version's schema. SQLite does it at every start; this does it ahead of one."""
+    settings = load_settings(config, os.environ)
+    asyncio.run(_open_and_close(settings.store.url))
+    print("the store is up to date")
+    return 0
+
+
+@cli.command
+def new_key() -> int:
+    """Print a new client key, once, and the line that goes into the configuration."""
+    key, hashed = access.new_key()
+    print("for the client, shown only now:")
+    print(f"  {key}")
+    print("for the configuration, below [[clients]]:")
+    print(f'  keys = ["{hashed}"]')
+    return 0
+
+
+@cli.command
+def new_master_key(file: Path) -> int:
+    """Write a new master key, which protects every stored card, to FILE. An existing file is never overwritten."""
+    create_master_key_file(file)
+    print(f"wrote {file}; keep a copy where the database's backups aren't")
+    return 0
+
+
+async def _open_and_close(url: str) -> None:
+    from reward_server.store.open import open_store  # noqa: PLC0415
+
+    store = await open_store(url)
+    await store.close()
+
+
+def run_cli(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code. What goes wrong is told in sentences, never by a traceback."""
+    try:
+        return int(cli(arguments, result_action="return_value") or 0)
+    except ConfigError as error:
+        print(f"reward-server: {error.report()}", file=sys.stderr)
+        return CONFIG_PROBLEMS
+    except (StoreError, SealError) as error:
+        print(f"reward-server: {error}", file=sys.stderr)
+        return FAILED
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_cli())
+
+
+if __name__ == "__main__":
+    main()

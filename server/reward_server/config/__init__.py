@@ -1,0 +1,261 @@
+"""The configuration: one TOML file, environment variables over it, secrets beside it.
+
+    settings = load_settings(Path("reward.toml"), os.environ)
+
+Raises `ConfigError` with every problem at once, each with its key, its line and how to mend it. No secret and no value
+of an unknown key ever stands in an error or a `repr`. Keys and defaults: `docs/configuration.md`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from reward_server.access import DEV_CLIENTS, HASH_PREFIX, Client
+from reward_server.catalogue import Product
+from reward_server.config.accounts import AccountSettings, EngineKeys, read_accounts
+from reward_server.config.problems import ConfigError, Problem, Problems
+from reward_server.config.products import FormEntry, OfferEntry, ProductEntry, read_products
+from reward_server.config.sections import (
+    Address,
+    CallbackSettings,
+    ClientEntry,
+    GrpcSettings,
+    HttpSettings,
+    LoggingSettings,
+    OpsSettings,
+    Section,
+    StoreSettings,
+    StreamSettings,
+    tls_problem,
+)
+from reward_server.config.sources import UNUSABLE, Sources, decode, take_secret, variable_name
+from reward_server.sealing import MasterKeyRefused, MasterKeys
+
+__all__ = [
+    "AccountSettings",
+    "Address",
+    "CallbackSettings",
+    "ConfigError",
+    "GrpcSettings",
+    "HttpSettings",
+    "LoggingSettings",
+    "OpsSettings",
+    "Problem",
+    "Settings",
+    "StoreSettings",
+    "StreamSettings",
+    "known_keys",
+    "load_settings",
+]
+
+S = TypeVar("S", bound=Section)
+
+MASTER_KEY = "master_key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that was configured, checked and with its defaults filled in."""
+
+    grpc: GrpcSettings
+    http: HttpSettings
+    ops: OpsSettings
+    callbacks: CallbackSettings
+    store: StoreSettings
+    logging: LoggingSettings
+    stream: StreamSettings
+    master_keys: MasterKeys = field(repr=False)
+    clients: tuple[Client, ...]
+    """The configured clients, or the development clients."""
+    uses_dev_keys: bool
+    accounts: Mapping[str, AccountSettings]
+    products: tuple[Product, ...]
+
+    @property
+    def ops_address(self) -> Address | None:
+        """Where metrics and probes are served; None: beside the callbacks."""
+        return None if self.http.bind.is_loopback else self.ops.bind
+
+    @property
+    def callback_url(self) -> str | None:
+        """What suppliers may call, without the account's name; None: nothing that they could reach is known."""
+        base = self.callbacks.public_url
+        if base is None and self.http.bind.is_loopback:
+            base = f"http://{self.http.bind}"
+        return None if base is None else f"{base}/callbacks"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What works but should be known: for the log at start and for check-config."""
+        found = []
+        if self.uses_dev_keys:
+            found.append("published development keys are accepted (loopback only); configure [[clients]] for real use")
+        if self.callback_url is None:
+            found.append("callbacks.public_url isn't set: suppliers can't call back, only queries bring news")
+        found += [
+            f"suppliers.{account.name}.base_url is http: secrets cross the network in the clear"
+            for account in self.accounts.values()
+            if _speaks_plainly(getattr(account.config, "base_url", ""))
+        ]
+        return tuple(found)
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Reads the file (None: environment only) and the variables over it. Raises ConfigError with every problem."""
+    sources = Sources(path, environ, known_keys())
+    problems = sources.problems
+    for name in sources.values:
+        if name not in _TABLES and name not in _OTHERS:
+            problems.unknown_key((name,), [*_TABLES, *_OTHERS])
+    grpc = _section(sources, "grpc", GrpcSettings)
+    http = _section(sources, "http", HttpSettings)
+    ops = _section(sources, "ops", OpsSettings)
+    callbacks = _section(sources, "callbacks", CallbackSettings)
+    store = _section(sources, "store", StoreSettings)
+    logging = _section(sources, "logging", LoggingSettings)
+    stream = _section(sources, "stream", StreamSettings)
+    master_keys = _master_keys(sources)
+    clients = _clients(sources)
+    _check_exposure(problems, grpc, has_clients=bool(sources.values.get("clients")))
+    accounts = read_accounts(sources)
+    products = read_products(sources, accounts)
+    problems.finish()
+    assert master_keys is not None  # noqa: S101 - else there were problems
+    return Settings(
+        grpc=grpc,
+        http=http,
+        ops=ops,
+        callbacks=callbacks,
+        store=store,
+        logging=logging,
+        stream=stream,
+        master_keys=master_keys,
+        clients=clients or DEV_CLIENTS,
+        uses_dev_keys=not clients,
+        accounts=accounts,
+        products=products,
+    )
+
+
+_TABLES: dict[str, type[Section]] = {
+    "grpc": GrpcSettings,
+    "http": HttpSettings,
+    "ops": OpsSettings,
+    "callbacks": CallbackSettings,
+    "store": StoreSettings,
+    "logging": LoggingSettings,
+    "stream": StreamSettings,
+}
+_OTHERS: dict[str, type[Section] | None] = {
+    "secrets": None,
+    "clients": ClientEntry,
+    "suppliers": EngineKeys,
+    "products": ProductEntry,
+}
+
+
+def known_keys() -> list[str]:
+    """Every key whose name is fixed, as in "grpc.bind", "suppliers.NAME.read_timeout", "products.offers.unit_cost"."""
+    keys = [f"{name}.{key}" for name, model in _TABLES.items() for key in model.model_fields]
+    keys += [f"secrets.{MASTER_KEY}", f"secrets.{MASTER_KEY}_file"]
+    keys += [f"clients.{key}" for key in ClientEntry.model_fields]
+    keys += [f"suppliers.NAME.{key}" for key in ("adapter", *EngineKeys.model_fields)]
+    keys += [f"products.{key}" for key in ProductEntry.model_fields]
+    keys += [f"products.offers.{key}" for key in OfferEntry.model_fields]
+    keys += [f"products.form.{key}" for key in FormEntry.model_fields]
+    return keys
+
+
+def _section(sources: Sources, name: str, model: type[S]) -> S:
+    """The section. Keys with problems, which are added to the list, get their defaults: the others are checked on."""
+    problems, raw = sources.problems, sources.values.get(name, {})
+    fields = model.model_fields
+    if not isinstance(raw, dict):
+        problems.add((name,), "not a table", f"write [{name}]")
+        return model()
+    values: dict[str, Any] = {}
+    for key, value in raw.items():
+        wanted = fields[key].annotation if key in fields else None
+        if (decoded := decode(problems, (name, key), value, wanted)) is not UNUSABLE:
+            values[key] = decoded
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems.add_invalid((name,), error, fields)
+        wrong = {item["loc"][0] for item in error.errors(include_url=False, include_input=False)}
+        return model.model_validate({key: value for key, value in values.items() if key not in wrong})
+
+
+def _master_keys(sources: Sources) -> MasterKeys | None:
+    raw = sources.values.get("secrets", {})
+    if not isinstance(raw, dict):
+        sources.problems.add(("secrets",), "not a table", "write [secrets]")
+        return None
+    rest = dict(raw)
+    file = rest.get(f"{MASTER_KEY}_file")
+    # Never in the configuration file: that is copied, mailed and committed more readily than a file of its own.
+    text = take_secret(sources, ("secrets",), rest, MASTER_KEY, in_file=False)
+    for unknown in rest:
+        sources.problems.unknown_key(("secrets", unknown), [f"{MASTER_KEY}_file"])
+    if text is None:
+        return None
+    try:
+        if sources.from_environment(("secrets", MASTER_KEY)):
+            return MasterKeys.parse(text, variable_name(("secrets", MASTER_KEY)))
+        return MasterKeys.read(Path(str(file)))
+    except MasterKeyRefused as error:
+        mend = "`reward-server new-master-key FILE` writes one as it has to be"
+        sources.problems.add(("secrets", f"{MASTER_KEY}_file"), str(error), mend)
+        return None
+
+
+def _clients(sources: Sources) -> tuple[Client, ...]:
+    problems, raw = sources.problems, sources.values.get("clients", [])
+    if not isinstance(raw, list):
+        problems.add(("clients",), "not a list", "write [[clients]] with double brackets")
+        return ()
+    clients: dict[str, Client] = {}
+    owners = {hash_: f"the development client {dev.client_id!r}" for dev in DEV_CLIENTS for hash_ in dev.key_hashes}
+    for index, entry in enumerate(raw):
+        try:
+            checked = ClientEntry.model_validate(entry)
+        except ValidationError as error:
+            problems.add_invalid(("clients", index), error, ClientEntry.model_fields)
+            continue
+        if checked.id in clients:
+            problems.add(("clients", index, "id"), f"a second client {checked.id!r}", "ids are unique")
+        hashes = tuple(key.removeprefix(HASH_PREFIX) for key in checked.keys)
+        for hash_ in hashes:
+            if hash_ in owners:
+                what = f"this key belongs to {owners[hash_]}"
+                problems.add(("clients", index, "keys"), what, "make another one with `reward-server new-key`")
+            owners[hash_] = f"clients[{index}]"
+        clients[checked.id] = Client(checked.id, hashes, checked.permissions)
+    return tuple(clients.values())
+
+
+def _check_exposure(problems: Problems, grpc: GrpcSettings, *, has_clients: bool) -> None:
+    certificate, key = grpc.tls_certificate_file, grpc.tls_key_file
+    if (certificate is None) != (key is None):
+        lacking = "tls_key_file" if key is None else "tls_certificate_file"
+        problems.add(("grpc", lacking), "missing", "certificate and key are set together")
+    elif certificate is not None and key is not None and (problem := tls_problem(certificate, key)):
+        problems.add(("grpc", "tls_certificate_file"), problem, "both are PEM files")
+    if grpc.bind.is_loopback:
+        return
+    elsewhere = f"{grpc.bind} can be reached from other machines"
+    if certificate is None and key is None:
+        mend = "set grpc.tls_certificate_file and grpc.tls_key_file, or bind to 127.0.0.1 behind a proxy that has TLS"
+        problems.add(("grpc", "bind"), f"{elsewhere}, but there is no TLS", mend)
+    if not has_clients:
+        mend = "add [[clients]] with a key of `reward-server new-key`; the development keys work on loopback only"
+        problems.add(("grpc", "bind"), f"{elsewhere}, but no client is configured", mend)
+
+
+def _speaks_plainly(base_url: str) -> bool:
+    scheme, _, rest = base_url.partition("://")
+    host, _, port = rest.partition("/")[0].partition(":")
+    return scheme == "http" and not Address(host, int(port or 80)).is_loopback

@@ -1,0 +1,235 @@
+"""What a client ordered, what we buy for it, and what became of it.
+
+Plain values: every change makes a new `Order` (see `moves.py`). Times are whole milliseconds since 1970 (UTC), money
+is whole 1/10,000 yuan.
+"""
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from reward_adapters.contract import ProductKind, Recipient, RefusedFor
+from reward_adapters.money import Money
+
+EVIDENCE_LIMIT = 50
+"""Pieces of evidence kept per purchase: enough for every path that isn't a flood of equal answers."""
+
+
+class PurchaseState(StrEnum):
+    """Where a purchase stands. `moves.TABLE` decides every move."""
+
+    WAITING = "waiting"
+    """Not sent, or proven unsent."""
+    SUBMITTING = "submitting"
+    """The intention to send is on disk; the request may be on its way."""
+    ACCEPTED = "accepted"
+    """The supplier took it and will deliver."""
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    """Proven not bought, or refunded."""
+    UNKNOWN = "unknown"
+    """It may or may not have been taken."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is still something to do."""
+        return self not in (PurchaseState.DELIVERED, PurchaseState.DEAD)
+
+
+class OrderState(StrEnum):
+    """Where an order stands: a function of its purchases, see `moves.order_state`."""
+
+    ACCEPTED = "accepted"
+    PROCESSING = "processing"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    NEEDS_REVIEW = "needs_review"
+    FULFILLED = "fulfilled"
+    PARTIALLY_FULFILLED = "partially_fulfilled"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing but an operator's decision changes it any more."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({OrderState.FULFILLED, OrderState.PARTIALLY_FULFILLED, OrderState.FAILED, OrderState.CANCELLED})
+
+
+class FailureReason(StrEnum):
+    """Why units were not delivered."""
+
+    PRODUCT_UNAVAILABLE = "product_unavailable"
+    OUT_OF_STOCK = "out_of_stock"
+    PRICE_ABOVE_LIMIT = "price_above_limit"
+    SUPPLIER_BALANCE = "supplier_balance"
+    RECIPIENT_REFUSED = "recipient_refused"
+    REFUSED = "refused"
+    REFUNDED = "refunded"
+    NOT_SENT_IN_TIME = "not_sent_in_time"
+    NEVER_RECEIVED = "never_received"
+    OPERATOR = "operator"
+
+
+class ReviewReason(StrEnum):
+    """Why a person has to look."""
+
+    DEADLINE = "deadline"
+    PARTIAL_REFUND = "partial_refund"
+    CARDS_CHANGED = "cards_changed"
+    TOO_MANY_CARDS = "too_many_cards"
+    CONTRADICTION = "contradiction"
+    CARD_MISSING = "card_missing"
+
+
+class Source(StrEnum):
+    """Where a piece of evidence came from."""
+
+    PLACE = "place"
+    QUERY = "query"
+    CALLBACK = "callback"
+    DEADLINE = "deadline"
+    RECOVERY = "recovery"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One piece of evidence: when, where from, what was understood, and the scrubbed words of it."""
+
+    at: int
+    source: Source
+    outcome: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why units failed, in a type and in words."""
+
+    reason: FailureReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CardPrint:
+    """How a stored card is recognised without its secrets: keyed hashes, made by the sealer."""
+
+    identity: str
+    """Equal for two listings of the same card."""
+    content: str
+    """Equal only if every field is equal."""
+    card_no: int = 0
+    """The card's place in its order, from 1; 0 until it is stored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One way to buy the product, as configured when the order was made."""
+
+    account: str
+    supplier_product: str
+    unit_cost: Money
+    unit_limit: Money
+    """min(the client's max_unit_price, the offer's max_unit_cost)."""
+    max_units: int
+    """The most units one purchase may ask for."""
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchaseRecord:
+    """What we know of one purchase. Never leaves the engine except in view EXPLAINED."""
+
+    number: str
+    offer: int
+    """Index into `Order.offers`."""
+    first_unit: int
+    """The first of its units, counted from 0 over the order."""
+    quantity: int
+    state: PurchaseState = PurchaseState.WAITING
+    owner: str = ""
+    """The server process that may send and look; "" = none. Part of the fence: every take-over changes the revision."""
+    sends: int = 0
+    """How often an intention to send was committed, proven non-sends taken back."""
+    absence_resends: int = 0
+    token_resent: bool = False
+    not_before: int = 0
+    """Don't send before this time (a supplier asked us to wait)."""
+    intent_at: int = 0
+    """When the first intention to send was committed, 0 = never; the settling deadline counts from here."""
+    written_until: int = 0
+    """The latest time at which the request may still have been written; 0 while the sender may still be at it."""
+    absent_looks: int = 0
+    refusal: Failure | None = None
+    """An uncertain refusal, waiting for a look that confirms it."""
+    refused_for: RefusedFor | None = None
+    """What the refusal that killed it was about."""
+    supplier_reference: str | None = None
+    cost: Money | None = None
+    refunded: Money | None = None
+    failure: Failure | None = None
+    """Why it is dead."""
+    review: ReviewReason | None = None
+    cards: tuple[CardPrint, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
+    updated_at: int = 0
+    """When its state last changed."""
+
+    def units(self) -> range:
+        """The units of the order it buys."""
+        return range(self.first_unit, self.first_unit + self.quantity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An order with everything that is bought for it: the one thing that is stored and changed as a whole."""
+
+    client_id: str
+    order_id: str
+    client_order_id: str
+    product_id: str
+    product_kind: ProductKind
+    quantity: int
+    recipient: Recipient | None
+    max_unit_price: Money | None
+    supplier_parameters: dict[str, str]
+    metadata: dict[str, str]
+    offers: tuple[Offer, ...]
+    created_at: int
+    purchases: tuple[PurchaseRecord, ...] = ()
+    state: OrderState = OrderState.ACCEPTED
+    delivered_quantity: int = 0
+    card_count: int = 0
+    failure: Failure | None = None
+    reviews: tuple[ReviewReason, ...] = ()
+    total_cost: Money | None = None
+    version: int = 1
+    """Counts the changes that the client sees."""
+    revision: int = 1
+    """Counts all changes: the condition of every write."""
+    updated_at: int = 0
+    """When `version` came to be."""
+
+    def purchase(self, number: str) -> PurchaseRecord:
+        """The purchase of that number. Raises KeyError when it isn't one of this order's."""
+        for purchase in self.purchases:
+            if purchase.number == number:
+                return purchase
+        raise KeyError(number)
+
+    def with_purchase(self, changed: PurchaseRecord) -> "Order":
+        """The order with one purchase replaced."""
+        return replace(self, purchases=tuple(changed if p.number == changed.number else p for p in self.purchases))
+
+    def content(self) -> dict[str, Any]:
+        """What the client asked for, field by field as in the contract: a replay must be equal in all of it."""
+        return {
+            "product_id": self.product_id,
+            "quantity": self.quantity,
+            "recipient": self.recipient,
+            "max_unit_price": self.max_unit_price,
+            "supplier_parameters": self.supplier_parameters,
+            "metadata": self.metadata,
+        }

@@ -1,0 +1,262 @@
+"""One supplier account at run time: its slots, its pauses, its access token and its two HTTP sides."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from reward_adapters.contract import (
+    Context,
+    HttpReply,
+    NotOffered,
+    NotSent,
+    NotSentCause,
+    Supplier,
+    Token,
+    Traits,
+)
+from reward_server.clock import Clock
+from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
+from reward_server.metrics import Metrics
+from reward_server.store import SealedToken, Store
+
+log = structlog.get_logger(__name__)
+
+FIRST_HOLD_SECONDS = 0.5
+"""After a call that couldn't be made the account rests, twice as long each time in a row…"""
+LONGEST_HOLD_SECONDS = 30.0
+"""… up to this: long enough to spare a supplier that is down, short enough to notice its return."""
+
+CONFIGURATION_PAUSE_SECONDS = 60.0
+"""A supplier that refuses *us* is asked again after this: the mistake may be on its side (an IP not registered yet),
+and a minute neither floods it nor holds orders back for long."""
+
+LOOKS_AT_ONCE = 4
+"""Questions under way per account: looks are cheap, but a supplier's own limits are unknown."""
+
+LONGEST_TOKEN_MARGIN = 0.2
+"""A token is renewed at the latest when this share of its lifetime is left, whatever margin is configured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountPlan:
+    """The numbers of one account. Durations in seconds."""
+
+    name: str
+    traits: Traits
+    """The adapter's traits with the configuration's overrides."""
+    max_in_flight: int = 16
+    answer_patience: float = 600.0
+    submit_window: float = 5.0
+    notify_url: str | None = None
+    """Where the supplier may call back."""
+
+
+class TokenSealer(Protocol):
+    """Seals what belongs to the service itself."""
+
+    def seal(self, plaintext: bytes, *aad: str) -> bytes:
+        """Seals."""
+
+    def open(self, sealed: bytes, *aad: str) -> bytes:
+        """Opens."""
+
+
+class Account:
+    """One supplier account at run time."""
+
+    def __init__(
+        self,
+        plan: AccountPlan,
+        supplier: Supplier,
+        *,
+        store: Store,
+        sealer: TokenSealer,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> None:
+        self.plan = plan
+        self.supplier = supplier
+        self._store = store
+        self._sealer = sealer
+        self._clock = clock
+        self._metrics = metrics
+        self._in_flight = 0
+        self._in_flight_gauge = metrics.purchases_in_flight(plan.name)
+        self._resting_until = 0.0
+        self._failures_in_row = 0
+        self._paused_until = 0.0
+        self._paused_for = ""
+        self._token: str | None = None
+        self._refused_token: str | None = None
+        self._token_renew_at = 0.0
+        self._token_ends_at = 0.0
+        self._token_fetch: asyncio.Task[NotSent | None] | None = None
+        self.looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self.place_side = self._side(plan.answer_patience, IDLE_SECONDS_PLACE)
+        self.look_side = self._side(plan.traits.read_timeout + plan.traits.connect_timeout, IDLE_SECONDS_LOOK)
+
+    def _side(self, patience: float, idle_seconds: float) -> Exchanges:
+        return Exchanges(
+            clock=self._clock,
+            connect_timeout=self.traits.connect_timeout,
+            read_timeout=self.traits.read_timeout,
+            answer_patience=patience,
+            idle_seconds=idle_seconds,
+        )
+
+    @property
+    def name(self) -> str:
+        """The configured name."""
+        return self.plan.name
+
+    @property
+    def traits(self) -> Traits:
+        """What is true of the supplier, with the account's overrides."""
+        return self.plan.traits
+
+    # --- Slots, rests and pauses
+
+    @property
+    def in_flight(self) -> int:
+        """How many purchases are being sent."""
+        return self._in_flight
+
+    def ready_in(self) -> float:
+        """Seconds until a purchase may be sent, 0 = now (slots aside)."""
+        return max(0.0, max(self._resting_until, self._paused_until) - self._clock.monotonic())
+
+    def take_slot(self) -> bool:
+        """Takes a slot if one is free and the account neither rests nor is paused."""
+        if self._in_flight >= self.plan.max_in_flight or self.ready_in() > 0:
+            return False
+        self._in_flight += 1
+        self._in_flight_gauge.set(self._in_flight)
+        return True
+
+    def give_slot(self) -> None:
+        """Gives a slot back."""
+        self._in_flight -= 1
+        self._in_flight_gauge.set(self._in_flight)
+
+    @property
+    def paused_for(self) -> str:
+        """Why the account is paused; "" when it isn't."""
+        if self._paused_for and self._clock.monotonic() >= self._paused_until:
+            self._paused_for = ""
+            self._metrics.account_paused(self.name, paused=False)
+        return self._paused_for
+
+    def heard(self, result: object) -> None:
+        """Learns from every answer: rests when the supplier can't be reached, pauses when it refuses us."""
+        if not isinstance(result, NotSent):
+            self._failures_in_row = 0
+            return
+        now = self._clock.monotonic()
+        if result.cause is NotSentCause.CONFIGURATION:
+            if not self.paused_for:
+                self._metrics.account_paused(self.name, paused=True)
+                log.error("account paused", account=self.name, why=result.detail, seconds=CONFIGURATION_PAUSE_SECONDS)
+            self._paused_for = result.detail or "the supplier refuses us"
+            self._paused_until = now + CONFIGURATION_PAUSE_SECONDS
+        elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
+            rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
+            self._failures_in_row = min(self._failures_in_row + 1, 16)
+            self._resting_until = now + max(rest, result.retry_after or 0.0)
+            if self._failures_in_row == 1:
+                log.warning("supplier not reached", account=self.name, cause=str(result.cause), detail=result.detail)
+
+    # --- The access token
+
+    def context(self) -> Context:
+        """What an exchange needs at this moment."""
+        return Context(self._clock.now(), self._token)
+
+    def token_ready(self) -> bool:
+        """Whether a valid token is at hand (or none is needed); begins to renew one that ends soon."""
+        if not self.traits.needs_token:
+            return True
+        now = self._clock.monotonic()
+        if self._token is None or now >= self._token_ends_at:
+            return False
+        if now >= self._token_renew_at:
+            self._fetch()
+        return True
+
+    def drop_token(self, used: str | None) -> None:
+        """Forgets a token that the supplier refused, unless it was replaced meanwhile."""
+        self._refused_token = used
+        if used == self._token:
+            self._token = None
+
+    async def ensure_token(self) -> NotSent | None:
+        """Waits for a valid token; `NotSent` when none can be had. Any number of callers share one fetch."""
+        if self.token_ready():
+            return None
+        return await asyncio.shield(self._fetch())
+
+    def _fetch(self) -> "asyncio.Task[NotSent | None]":
+        if self._token_fetch is None or self._token_fetch.done():
+            self._token_fetch = asyncio.create_task(self._fetch_token())
+        return self._token_fetch
+
+    async def _fetch_token(self) -> NotSent | None:
+        if self._token is None and await self._load_token():
+            return None
+        call = self.supplier.fetch_token(self.context())
+        if isinstance(call, NotOffered):
+            return None
+        started = self._clock.monotonic()
+        reply = await self.look_side.ask(call.request)
+        result = call.read(reply) if isinstance(reply, HttpReply) else _no_token(reply)
+        name = type(result).__name__ if isinstance(result, Token) else str(result.cause)
+        self._metrics.supplier_called(self.name, "token", name, self._clock.monotonic() - started)
+        if isinstance(result, NotSent):
+            log.warning("no access token", account=self.name, cause=str(result.cause), detail=result.detail)
+            self.heard(result)
+            if self._token is not None:
+                # The old token still works until it ends; don't ask again at every purchase.
+                self._token_renew_at = self._clock.monotonic() + LONGEST_HOLD_SECONDS
+            return result
+        self._take_token(result.value, result.expires_in)
+        now_ms = self._clock.now_ms()
+        sealed = self._sealer.seal(result.value.encode(), "token", self.name)
+        await self._store.save_token(SealedToken(self.name, sealed, now_ms, now_ms + int(1000 * result.expires_in)))
+        log.info("access token renewed", account=self.name, expires_in=result.expires_in)
+        return None
+
+    async def _load_token(self) -> bool:
+        """Takes a token that an earlier run left, if it will live for a while."""
+        stored = await self._store.token(self.name)
+        if stored is None:
+            return False
+        lifetime = (stored.expires_at - stored.fetched_at) / 1000
+        remaining = (stored.expires_at - self._clock.now_ms()) / 1000
+        value = self._sealer.open(stored.sealed, "token", self.name).decode()
+        if remaining <= self._margin(lifetime) or value == self._refused_token:
+            return False
+        self._take_token(value, remaining)
+        return True
+
+    def _take_token(self, value: str, expires_in: float) -> None:
+        now = self._clock.monotonic()
+        self._token = value
+        self._token_ends_at = now + expires_in
+        self._token_renew_at = self._token_ends_at - self._margin(expires_in)
+
+    def _margin(self, lifetime: float) -> float:
+        return min(self.traits.token_margin, LONGEST_TOKEN_MARGIN * lifetime)
+
+    async def close(self) -> None:
+        """Ends every exchange."""
+        if self._token_fetch is not None:
+            self._token_fetch.cancel()
+        await self.place_side.close()
+        await self.look_side.close()
+
+
+def _no_token(reply: NotSent | Broken) -> NotSent:
+    """Whatever went wrong with a token request: nothing was bought by it."""
+    detail = reply.detail if isinstance(reply, NotSent) else reply.reason
+    return NotSent(cause=NotSentCause.NO_TOKEN, detail=detail)

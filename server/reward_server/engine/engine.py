@@ -1,0 +1,321 @@
+"""The engine: everything between a client's order and the suppliers, behind three methods.
+
+`create` takes orders, `callback` takes what suppliers call in, `start` and `drain` begin and end the work.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from reward_adapters.contract import Answer, Callback, CallbackRefused, Notice, NotOffered
+from reward_server.catalogue import Catalogue, Product
+from reward_server.clock import Clock
+from reward_server.domain import moves
+from reward_server.domain.ids import IdSource
+from reward_server.domain.moves import AlertKind, SenderLost
+from reward_server.domain.order import Order, PurchaseState, Source
+from reward_server.engine.account import Account
+from reward_server.engine.dispatch import Dispatcher
+from reward_server.engine.ledger import Happening, Ledger
+from reward_server.engine.looks import WATCHED, Looks
+from reward_server.engine.ordering import (
+    NotOrderable,
+    OrderRequest,
+    check_against_product,
+    differing_fields,
+    make_order,
+)
+from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
+from reward_server.metrics import Metrics
+from reward_server.sealing import Vault
+from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store
+
+log = structlog.get_logger(__name__)
+
+PARK_SECONDS = 10.0
+"""At drain, how long purchases at suppliers with a query are awaited; the next start asks what became of the rest."""
+
+RECOVERY_PAGE = 1_000
+RECOVERY_AT_ONCE = 256
+"""Purchases recovered at once: enough to fill group commits, few enough not to load 100,000 orders together."""
+
+DRAIN_RETRY_SECONDS = 1.0
+
+
+class Engine:
+    """Takes orders and buys them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        vault: Vault,
+        catalogue: Catalogue,
+        accounts: Mapping[str, Account],
+        clock: Clock,
+        new_id: IdSource,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._catalogue = catalogue
+        self._accounts = accounts
+        self._clock = clock
+        self._new_id = new_id
+        self._metrics = metrics
+        self._owner = new_id()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failed: Callable[[BaseException], None] = _log_failure
+        self.ledger = Ledger(store, vault, clock=clock, new_id=new_id, metrics=metrics)
+        self._looks = Looks(self.ledger, clock=clock, metrics=metrics, spawn=self._spawn)
+        self._dispatcher = Dispatcher(
+            self.ledger,
+            self._looks,
+            owner=self._owner,
+            clock=clock,
+            metrics=metrics,
+            alert=self._alert,
+            spawn=self._spawn,
+        )
+        self.ledger.listen(self._track)
+
+    # --- Orders
+
+    async def create(self, request: OrderRequest) -> Created:
+        """Stores an order, or finds the one that has its client_order_id; buying begins at once and goes on by itself.
+
+        Raises errors.RewardError for what the client can mend, StoreUnavailable when nothing could be stored.
+        """
+        if self._dispatcher.stopped:
+            raise ServerDraining(DRAIN_RETRY_SECONDS)
+        # First of all: a product gone, a limit or a pause never turns a replay into an error.
+        existing, head = await self._store.order_by_client_order_id(request.client_id, request.client_order_id)
+        if existing is not None:
+            return self._replay(Created(existing, True, head), request)
+        product = self._catalogue.get(request.product_id)
+        if product is None:
+            raise ProductNotFound(request.product_id)
+        check_against_product(request, product)
+        order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, usable=self._usable)
+        # A cancelled caller must not tear this apart: what is stored has to be sent.
+        return await asyncio.shield(asyncio.ensure_future(self._create(order, request)))
+
+    async def _create(self, order: Order, request: OrderRequest) -> Created:
+        intended_at = self._clock.monotonic()
+        order, taken = self._intend_at_once(order)
+        try:
+            created = await self.ledger.create(order)
+        except BaseException:
+            for account in taken.values():
+                account.give_slot()
+            raise
+        if created.existed:
+            for account in taken.values():
+                account.give_slot()
+            return self._replay(created, request)
+        for number, account in taken.items():
+            key = PurchaseKey(order.client_id, order.order_id, number)
+            self._dispatcher.send_now(key, account, order, intended_at=intended_at)
+        return created
+
+    def _intend_at_once(self, order: Order) -> tuple[Order, dict[str, Account]]:
+        """Where a slot is free, the order and the intention to send it are one commit."""
+        taken: dict[str, Account] = {}
+        for purchase in moves.sendable(order):
+            account = self._accounts[order.offers[purchase.offer].account]
+            if not account.token_ready() or not account.take_slot():
+                break
+            order = moves.intend(order, purchase.number, owner=self._owner, at=order.created_at)
+            taken[purchase.number] = account
+        return replace(order, revision=1), taken
+
+    @staticmethod
+    def _replay(created: Created, request: OrderRequest) -> Created:
+        fields = differing_fields(created.order, request)
+        if fields:
+            raise ClientOrderIdReused(request.client_order_id, created.order.order_id, fields)
+        return created
+
+    def orderable(self, product: Product) -> NotOrderable | None:
+        """Why a product can't be ordered now; None when it can."""
+        usable = [offer for offer in product.offers if self._usable(offer.account)]
+        if not usable:
+            return NotOrderable.SUPPLIER_PAUSED
+        if all(offer.unit_cost > offer.max_unit_cost for offer in usable):
+            return NotOrderable.PRICE_ABOVE_LIMIT
+        return None
+
+    def _usable(self, account: str) -> bool:
+        return not self._accounts[account].paused_for
+
+    # --- Callbacks
+
+    async def callback(self, account_name: str, callback: Callback) -> Answer | None:
+        """Takes a supplier's callback: verifies it, records it, and looks. None for an account that has no callbacks.
+
+        A callback moves nothing by itself, except where the supplier offers no query.
+        """
+        account = self._accounts.get(account_name)
+        if account is None:
+            return None
+        notice = account.supplier.read_callback(callback)
+        if isinstance(notice, NotOffered):
+            return None
+        if isinstance(notice, CallbackRefused):
+            self._metrics.supplier_called(account_name, "callback", "Refused", 0.0)
+            log.warning("callback refused", account=account_name, why=notice.reason)
+            return notice.answer
+        key = await self._store.purchase(account_name, notice.number)
+        await self._keep(account_name, callback, notice, key)
+        self._metrics.supplier_called(account_name, "callback", "Unknown" if key is None else "Accepted", 0.0)
+        if key is None:
+            self._alert(AlertKind.UNEXPECTED_ANSWER, f"{account_name} called back for a number that is none of ours")
+            return notice.unknown
+        if notice.outcome is not None:
+            happening = Happening(number=key.number, event=notice.outcome, source=Source.CALLBACK, raw=callback.body)
+            await self.ledger.apply(key, happening)
+        else:
+            order = await self.ledger.load(key)
+            self._looks.hint(key, account, order.purchase(key.number).state)
+        return notice.accepted
+
+    async def _keep(self, account: str, callback: Callback, notice: Notice, key: PurchaseKey | None) -> None:
+        digest = hashlib.sha256(callback.body).digest()
+        system = self._vault.system
+        record = CallbackRecord(
+            account=account,
+            number=notice.number,
+            order_id=key.order_id if key else "",
+            digest=digest,
+            at=self._clock.now_ms(),
+            sealed=system.seal(callback.body, "callback", account, digest.hex()),
+        )
+        new = await self._store.keep_callback(record)
+        log.info(
+            "callback taken",
+            account=account,
+            number=notice.number,
+            order_id=record.order_id or None,
+            repeated=not new,
+        )
+
+    # --- Begin and end
+
+    async def start(self) -> None:
+        """Goes on where the last run ended. What it was sending when it died is now unknown."""
+        self._metrics.orders_found(await self._store.open_order_counts())
+        after = ""
+        recovered = 0
+        while page := await self._store.open_purchases(after, RECOVERY_PAGE):
+            for i in range(0, len(page), RECOVERY_AT_ONCE):
+                await asyncio.gather(*(self._recover(found) for found in page[i : i + RECOVERY_AT_ONCE]))
+            after = page[-1].number
+            recovered += len(page)
+        if recovered:
+            log.info("open purchases found", count=recovered)
+
+    async def _recover(self, found: OpenPurchase) -> None:
+        key = PurchaseKey(found.client_id, found.order_id, found.number)
+        account = self._accounts.get(found.account)
+        if account is None:
+            log.error(
+                "purchase of an account that is not configured any more",
+                account=found.account,
+                order_id=found.order_id,
+                number=found.number,
+            )
+            return
+        if found.state is PurchaseState.SUBMITTING:
+            # The process that was sending is dead (one process per file), so nothing is written any more.
+            lost = Happening(
+                number=found.number,
+                event=SenderLost(),
+                source=Source.RECOVERY,
+                written_until=self._clock.now_ms(),
+            )
+            await self.ledger.apply(key, lost)
+        elif found.state in WATCHED:
+            order = await self.ledger.load(key)
+            record = order.purchase(found.number)
+            if record.state is PurchaseState.UNKNOWN and record.written_until == 0:
+                # Its exchange was still open when the last run ended; it ended with it.
+                ended = Happening(
+                    number=found.number,
+                    event=SenderLost(),
+                    source=Source.RECOVERY,
+                    written_until=self._clock.now_ms(),
+                )
+                await self.ledger.apply(key, ended)
+            self._looks.watch(key, account, found.state, delay=0.0)
+        else:
+            self._dispatcher.enqueue(key, account)
+
+    async def drain(self) -> None:
+        """Sends nothing new, waits a while for what is under way, and leaves the rest to the next start."""
+        self._dispatcher.stop()
+        self._looks.stop()
+        patience = PARK_SECONDS
+        for account in self._accounts.values():
+            if account.in_flight and not account.traits.queryable:
+                # Its answer may be the only copy of a card.
+                patience = max(patience, account.traits.connect_timeout + account.traits.read_timeout)
+        deadline = self._clock.monotonic() + patience
+        while any(a.in_flight for a in self._accounts.values()):
+            remaining = deadline - self._clock.monotonic()
+            sending = [task for task in self._tasks if not task.done()]
+            if remaining <= 0 or not sending:
+                break
+            await asyncio.wait(sending, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            if not any(a.in_flight and not a.traits.queryable for a in self._accounts.values()):
+                deadline = min(deadline, self._clock.monotonic() + PARK_SECONDS)
+
+    async def close(self) -> None:
+        """Ends everything; purchases under way are settled by the next start."""
+        self._dispatcher.stop()
+        self._looks.stop()
+        for account in self._accounts.values():
+            await account.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- Inside
+
+    def _track(self, order: Order) -> None:
+        """After every change: queues what may be sent, watches what is under way, forgets what is settled."""
+        ready = {p.number for p in moves.sendable(order)}
+        for purchase in order.purchases:
+            key = PurchaseKey(order.client_id, order.order_id, purchase.number)
+            account = self._accounts[order.offers[purchase.offer].account]
+            if purchase.number in ready:
+                self._dispatcher.enqueue(key, account, not_before=purchase.not_before)
+            elif purchase.state in WATCHED:
+                self._looks.watch(key, account, purchase.state)
+            elif not purchase.state.is_open:
+                self._looks.unwatch(purchase.number)
+
+    def _alert(self, kind: AlertKind, message: str) -> None:
+        self._metrics.alert(kind)
+        log.warning("alert", kind=str(kind), why=message)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def on_failure(self, failed: Callable[[BaseException], None]) -> None:
+        """Who is told when a task of the engine dies of a defect or a broken store."""
+        self._failed = failed
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+
+def _log_failure(error: BaseException) -> None:
+    log.error("a task of the engine failed", exc_info=error)

@@ -1,0 +1,224 @@
+"""The one writer of changes: loads an order, lets the domain move it, stores what came of it, and says so.
+
+Everything that happens to a purchase comes through `apply`: from dispatch, looks, callbacks and recovery alike. A write
+is conditional on the revision it was made from; who loses the race reads again and applies the same evidence to what is
+there now. So evidence counts whoever holds it, and two changes can't overwrite each other.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import structlog
+
+from reward_server.clock import Clock
+from reward_server.domain import moves
+from reward_server.domain.moves import Alert, Circumstances, Event, NewCard
+from reward_server.domain.order import Order, PurchaseRecord, PurchaseState, Source
+from reward_server.metrics import Metrics
+from reward_server.sealing import ClientSealer, Vault
+from reward_server.store import Change, Created, KeptAnswer, PurchaseKey, SealedCard, Store, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+CACHED_ORDERS = 20_000
+"""Orders kept in memory (about 3 KB each) so that the answer of a supplier needs no read before its write."""
+
+FIRST_RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happening:
+    """One event of one purchase, and where it came from."""
+
+    number: str
+    event: Event
+    source: Source
+    written_until: int | None = None
+    """Milliseconds; see `moves.Circumstances`."""
+    raw: bytes | None = None
+    """The supplier's answer, to be kept (sealed) if it leaves a doubt."""
+
+
+class OrderGone(Exception):
+    """The store has no such order; it was there when its purchase was found."""
+
+
+class Ledger:
+    """Loads, changes and stores orders."""
+
+    def __init__(
+        self, store: Store, vault: Vault, *, clock: Clock, new_id: Callable[[], str], metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+        self._new_id = new_id
+        self._metrics = metrics
+        self._orders: OrderedDict[str, Order] = OrderedDict()
+        self._listeners: list[Callable[[Order], None]] = []
+
+    def listen(self, listener: Callable[[Order], None]) -> None:
+        """Adds a listener, called after every stored change."""
+        self._listeners.append(listener)
+
+    async def create(self, order: Order) -> Created:
+        """Stores a new order, or finds the one that has its client_order_id."""
+        created = await self._store.create(order)
+        if not created.existed:
+            self._remember(created.order)
+            self._metrics.order_moved(None, created.order.state)
+            log.info(
+                "order created",
+                order_id=order.order_id,
+                client=order.client_id,
+                client_order_id=order.client_order_id,
+                product=order.product_id,
+                quantity=order.quantity,
+                recipient=order.recipient.masked() if order.recipient else None,
+                supplier=order.offers[0].account,
+            )
+            self._tell(created.order)
+        return created
+
+    async def load(self, key: PurchaseKey) -> Order:
+        """The order as last stored. Raises OrderGone."""
+        cached = self._orders.get(key.order_id)
+        if cached is not None:
+            return cached
+        order = await self._store.order(key.client_id, key.order_id)
+        if order is None:
+            raise OrderGone(key.order_id)
+        self._remember(order)
+        return order
+
+    async def intend(self, key: PurchaseKey, *, owner: str) -> Order | None:
+        """Stores the intention to send; None when the purchase isn't waiting any more. Raises StoreUnavailable."""
+        order = await self.load(key)
+        if order.purchase(key.number) not in moves.sendable(order):
+            return None
+        intended = moves.intend(order, key.number, owner=owner, at=self._clock.now_ms())
+        if not await self._store.save(Change(order=intended, visible=False)):
+            self._orders.pop(key.order_id, None)
+            return None
+        self._remember(intended)
+        return intended
+
+    async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
+        """Applies what was learned about purchases of one order, in one commit and at most one new version.
+
+        Doesn't give up: while the store can't write, the evidence is held here and tried again.
+        """
+        retry = FIRST_RETRY_SECONDS
+        while True:
+            try:
+                applied = await self._try_to_apply(key, happenings)
+            except StoreUnavailable as error:
+                log.error("evidence waits for the store", order_id=key.order_id, why=str(error), retry_in=retry)
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, LONGEST_RETRY_SECONDS)
+                continue
+            if applied is not None:
+                return applied
+            self._orders.pop(key.order_id, None)
+
+    async def _try_to_apply(self, key: PurchaseKey, happenings: Sequence[Happening]) -> Order | None:
+        """None when someone else changed the order first."""
+        sealer = await self._vault.client(key.client_id)
+        order = await self.load(key)
+        change, alerts = self._change(order, happenings, sealer)
+        if change is not None:
+            if not await self._store.save(change):
+                return None
+            self._remember(change.order)
+            self._report(order, change.order, happenings)
+        after = order if change is None else change.order
+        for alert in alerts:
+            self._metrics.alert(alert.kind)
+            log.warning("alert", kind=str(alert.kind), order_id=order.order_id, why=alert.message)
+        if change is not None:
+            self._tell(after)
+        return after
+
+    def _change(
+        self, order: Order, happenings: Sequence[Happening], sealer: ClientSealer
+    ) -> tuple[Change | None, list[Alert]]:
+        """Folds several events into one change of the order."""
+        changed = order
+        cards: list[NewCard] = []
+        numbers: list[str] = []
+        answers: list[KeptAnswer] = []
+        alerts: list[Alert] = []
+        for happening in happenings:
+            step = moves.advance(changed, happening.number, happening.event, self._around(order, happening, sealer))
+            alerts.extend(step.alerts)
+            if step.news and happening.raw and _leaves_doubt(changed, step.order, happening.number):
+                sealed = sealer.seal(happening.raw, "answer", order.order_id, happening.number)
+                answers.append(KeptAnswer(happening.number, self._clock.now_ms(), happening.source, sealed))
+            cards.extend(step.cards)
+            numbers.extend([happening.number] * len(step.cards))
+            changed = step.order
+        if changed is order:
+            return None, alerts
+        visible = changed.version > order.version
+        changed = replace(changed, revision=order.revision + 1, version=order.version + visible)
+        sealed_cards = tuple(
+            SealedCard(
+                new.card_no,
+                changed.version,
+                number,
+                sealer.seal_card(new.card, order.order_id, new.card_no),
+                new.hidden,
+            )
+            for new, number in zip(cards, numbers, strict=True)
+        )
+        return Change(order=changed, visible=visible, cards=sealed_cards, answers=tuple(answers)), alerts
+
+    def _around(self, order: Order, happening: Happening, sealer: ClientSealer) -> Circumstances:
+        return Circumstances(
+            at=self._clock.now_ms(),
+            source=happening.source,
+            new_number=self._new_id,
+            print_card=partial(sealer.card_print, order.order_id),
+            written_until=happening.written_until,
+        )
+
+    def _remember(self, order: Order) -> None:
+        self._orders[order.order_id] = order
+        self._orders.move_to_end(order.order_id)
+        if len(self._orders) > CACHED_ORDERS:
+            self._orders.popitem(last=False)
+
+    def _tell(self, order: Order) -> None:
+        for listener in self._listeners:
+            listener(order)
+
+    def _report(self, before: Order, after: Order, happenings: Sequence[Happening]) -> None:
+        if before.state is not after.state:
+            self._metrics.order_moved(before.state, after.state)
+        for happening in happenings:
+            purchase = after.purchase(happening.number)
+            log.info(
+                "purchase moved",
+                order_id=after.order_id,
+                client=after.client_id,
+                supplier=after.offers[purchase.offer].account,
+                number=happening.number,
+                source=str(happening.source),
+                outcome=type(happening.event).__name__,
+                detail=purchase.evidence[-1].detail if purchase.evidence else "",
+                purchase_state=str(purchase.state),
+                order_state=str(after.state),
+                version=after.version,
+            )
+
+
+def _leaves_doubt(before: Order, after: Order, number: str) -> bool:
+    """Whether a purchase became unknown or went into review by this answer: then the answer is kept whole."""
+    was: PurchaseRecord = before.purchase(number)
+    now: PurchaseRecord = after.purchase(number)
+    became_unknown = now.state is PurchaseState.UNKNOWN and was.state is not PurchaseState.UNKNOWN
+    return became_unknown or (now.review is not None and was.review is None)

@@ -1,0 +1,289 @@
+"""Looks: asks suppliers what became of purchases under way, on time, in batches, and no more than needed.
+
+A look without news writes nothing, so the plan of looks lives in memory; after a restart every open purchase is simply
+looked at again. Deadlines act here too, and only after a look that was made after them: a clock that jumped or a
+service that slept through a deadline proves nothing about an order.
+"""
+
+import asyncio
+import heapq
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from reward_adapters.contract import Absent, HttpReply, NotOffered, NotSent, NotSentCause, Outcome, Unclear
+from reward_server.clock import Clock
+from reward_server.domain import moves
+from reward_server.domain.moves import DeadlinePassed
+from reward_server.domain.order import Order, PurchaseRecord, PurchaseState, ReviewReason, Source
+from reward_server.engine.account import Account
+from reward_server.engine.facts import facts
+from reward_server.engine.ledger import Happening, Ledger, OrderGone
+from reward_server.metrics import Metrics
+from reward_server.store import PurchaseKey
+
+log = structlog.get_logger(__name__)
+
+WATCHED = (PurchaseState.ACCEPTED, PurchaseState.UNKNOWN)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One purchase under way."""
+
+    key: PurchaseKey
+    account: Account
+    state: PurchaseState
+    due: float
+    """Monotonic time of the next look."""
+    looks: int = 0
+    once: bool = False
+    """A single look at a purchase that is settled already (a callback came)."""
+    busy: bool = False
+
+
+class Looks:
+    """Plans and makes looks."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._metrics = metrics
+        self._spawn = spawn
+        self._watches: dict[str, _Watch] = {}
+        self._hinted: set[str] = set()
+        self._due: list[tuple[float, int, str]] = []
+        self._tie = itertools.count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    @property
+    def watched(self) -> int:
+        """How many purchases are under way."""
+        return len(self._watches)
+
+    def watch(self, key: PurchaseKey, account: Account, state: PurchaseState, *, delay: float | None = None) -> None:
+        """Looks at a purchase from now on; called again without a change of state it changes nothing."""
+        watch = self._watches.get(key.number)
+        if watch is not None and watch.state is state and not watch.once:
+            return
+        if delay is None:
+            # A doubt is looked at once; an accepted purchase after the supplier's first delay.
+            delay = account.traits.look_delays[0] if state is PurchaseState.ACCEPTED else 0.0
+        if key.number in self._hinted:
+            self._hinted.discard(key.number)
+            delay = 0.0
+        fresh = _Watch(key, account, state, self._clock.monotonic() + delay)
+        if watch is not None:
+            fresh.busy = watch.busy
+        self._watches[key.number] = fresh
+        self._push(fresh)
+
+    def unwatch(self, number: str) -> None:
+        """Stops looking."""
+        watch = self._watches.get(number)
+        if watch is not None and not watch.once:
+            del self._watches[number]
+        self._hinted.discard(number)
+
+    def hint(self, key: PurchaseKey, account: Account, state: PurchaseState) -> None:
+        """Something happened at the supplier: look now, or as soon as the purchase is on its way."""
+        if state in (PurchaseState.WAITING, PurchaseState.SUBMITTING):
+            self._hinted.add(key.number)
+            return
+        watch = self._watches.get(key.number)
+        if watch is None:
+            watch = _Watch(key, account, state, 0.0, once=state not in WATCHED)
+            self._watches[key.number] = watch
+        watch.due = self._clock.monotonic()
+        watch.looks = 0
+        self._push(watch)
+
+    def stop(self) -> None:
+        """Plans no more looks."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def ask(self, account: Account, orders: Sequence[tuple[Order, str]]) -> Mapping[str, tuple[Outcome, bytes]]:
+        """One question about up to `query_batch` purchases: by number the outcome and the raw answer.
+
+        `NotSent` where the question couldn't be asked. Whatever comes, every number gets an outcome.
+        """
+        numbers = [number for _, number in orders]
+        no_token = await account.ensure_token()
+        if no_token is not None:
+            return dict.fromkeys(numbers, (no_token, b""))
+        context = account.context()
+        call = account.supplier.query([facts(order, number, account) for order, number in orders], context)
+        if isinstance(call, NotOffered):
+            return dict.fromkeys(numbers, (Unclear("the supplier offers no query"), b""))
+        started = self._clock.monotonic()
+        reply = await account.look_side.ask(call.request)
+        answers: Mapping[str, Outcome]
+        raw = b""
+        if isinstance(reply, HttpReply):
+            answers, raw = call.read(reply), reply.body
+        elif isinstance(reply, NotSent):
+            answers = dict.fromkeys(numbers, reply)
+        else:
+            answers = dict.fromkeys(numbers, Unclear(reply.reason))
+        seconds = self._clock.monotonic() - started
+        result: dict[str, tuple[Outcome, bytes]] = {}
+        for number in numbers:
+            outcome = answers.get(number, Unclear("the answer leaves the number out"))
+            result[number] = (outcome, raw)
+            self._metrics.supplier_called(account.name, "query", type(outcome).__name__, seconds)
+        refused = next((o for o, _ in result.values() if isinstance(o, NotSent)), None)
+        if refused is not None and refused.cause is NotSentCause.TOKEN_REFUSED:
+            account.drop_token(context.token)
+        account.heard(refused)
+        return result
+
+    # --- The plan
+
+    def _push(self, watch: _Watch) -> None:
+        heapq.heappush(self._due, (watch.due, next(self._tie), watch.key.number))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._stopped or not self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = max(0.0, self._due[0][0] - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(wait, self._look_at_due)
+
+    def _look_at_due(self) -> None:
+        now = self._clock.monotonic()
+        together: dict[tuple[str, bool], list[_Watch]] = defaultdict(list)
+        while self._due and self._due[0][0] <= now:
+            _, _, number = heapq.heappop(self._due)
+            watch = self._watches.get(number)
+            # Entries of watches that were moved or dropped since are stale.
+            if watch is not None and watch.due <= now and not watch.busy:
+                watch.busy = True
+                together[watch.account.name, watch.state is PurchaseState.ACCEPTED].append(watch)
+        for (_, accepted), watches in together.items():
+            account = watches[0].account
+            # A doubt is asked after alone: that a list leaves a number out is weaker than a plain "not found".
+            size = account.traits.query_batch if accepted and account.traits.queryable else 1
+            for i in range(0, len(watches), size):
+                self._spawn(self._look(account, watches[i : i + size]))
+        self._set_timer()
+
+    async def _look(self, account: Account, watches: list[_Watch]) -> None:
+        try:
+            async with account.looks:
+                orders = []
+                for watch in watches:
+                    order = await self._ledger.load(watch.key)
+                    orders.append((order, watch.key.number))
+                looked_at = self._clock.now_ms()
+                answers: Mapping[str, tuple[Outcome, bytes]] = {}
+                if account.traits.queryable:
+                    answers = await self.ask(account, orders)
+                await self._learn(account, orders, answers, looked_at)
+        except OrderGone as error:
+            log.error("order of a purchase is gone", order_id=str(error))
+            for watch in watches:
+                self._watches.pop(watch.key.number, None)
+        finally:
+            for watch in watches:
+                current = self._watches.get(watch.key.number)
+                if current is not None:
+                    current.busy = False
+                    await self._plan_next(current)
+
+    async def _learn(
+        self,
+        account: Account,
+        orders: Sequence[tuple[Order, str]],
+        answers: Mapping[str, tuple[Outcome, bytes]],
+        looked_at: int,
+    ) -> None:
+        """Applies the answers: those of one order in one commit."""
+        by_order: dict[str, list[Happening]] = defaultdict(list)
+        keys: dict[str, PurchaseKey] = {}
+        for order, number in orders:
+            keys[order.order_id] = PurchaseKey(order.client_id, order.order_id, number)
+            record = order.purchase(number)
+            outcome, raw = answers.get(number, (None, b""))
+            if isinstance(outcome, Absent):
+                weighed = moves.weigh_absence(
+                    record,
+                    looked_at=looked_at,
+                    grace_ms=int(1000 * account.traits.not_found_grace),
+                    resends=account.traits.absence_resends,
+                )
+                by_order[order.order_id].append(Happening(number=number, event=weighed, source=Source.QUERY))
+            elif outcome is not None and not isinstance(outcome, NotSent):
+                by_order[order.order_id].append(Happening(number=number, event=outcome, source=Source.QUERY, raw=raw))
+            deadline = settle_deadline(order, record, account)
+            if record.state in WATCHED and record.review is None and looked_at >= deadline:
+                by_order[order.order_id].append(
+                    Happening(number=number, event=DeadlinePassed(), source=Source.DEADLINE)
+                )
+        for order_id, happenings in by_order.items():
+            await self._ledger.apply(keys[order_id], *happenings)
+
+    async def _plan_next(self, watch: _Watch) -> None:
+        number = watch.key.number
+        order = await self._ledger.load(watch.key)
+        record = order.purchase(number)
+        person_only = record.review is not None and record.review not in moves.RESOLVED_BY_EVIDENCE
+        if watch.once or record.state not in WATCHED or person_only:
+            self._watches.pop(number, None)
+            return
+        now = self._clock.monotonic()
+        if watch.due > now:
+            # Hinted or moved while the look was on its way.
+            self._push(watch)
+            return
+        wait = self._delay(watch, order, record)
+        if wait is None:
+            self._watches.pop(number, None)
+            return
+        watch.looks += 1
+        watch.due = now + max(wait, 0.001)
+        self._push(watch)
+
+    def _delay(self, watch: _Watch, order: Order, record: PurchaseRecord) -> float | None:
+        """Seconds to the next look; None when there is nothing more to look for."""
+        account = watch.account
+        now_ms = self._clock.now_ms()
+        to_deadline = (settle_deadline(order, record, account) - now_ms) / 1000
+        if not account.traits.queryable:
+            # Only the deadline, then a callback or a person.
+            return to_deadline if record.review is None else None
+        delays = account.traits.look_delays
+        wait = delays[min(watch.looks, len(delays) - 1)]
+        if record.review is ReviewReason.DEADLINE:
+            return delays[-1]
+        if record.state is PurchaseState.UNKNOWN and record.written_until:
+            proof = (record.written_until - now_ms) / 1000 + account.traits.not_found_grace
+            if proof > 0:
+                wait = min(wait, proof)
+        return min(wait, to_deadline) if to_deadline > 0 else wait
+
+
+def settle_deadline(order: Order, record: PurchaseRecord, account: Account) -> int:
+    """When a person has to look, in milliseconds."""
+    begun = record.intent_at or order.created_at
+    return begun + int(1000 * account.traits.settle_by[order.product_kind])
+
+
+def send_deadline(order: Order, account: Account) -> int:
+    """After which nothing is sent any more, in milliseconds."""
+    return order.created_at + int(1000 * account.traits.send_by[order.product_kind])

@@ -1,0 +1,147 @@
+"""What a caller can get wrong, as exceptions. What a supplier says is never an exception: it is an outcome.
+
+* RewardError
+  + InvalidRequest          the caller must change the request
+  + Unauthenticated         no key, or none of ours
+  + PermissionDenied        a permission is missing
+    - CardsNotPermitted     the one to read cards
+  + OrderNotFound           no such order of this client
+  + ProductNotFound
+  + ClientOrderIdReused     the same client_order_id with other content
+  + ProductNotOrderable     no supplier account can be used now
+  + PriceAboveLimit         every offer costs more than the caller accepts
+  + ResumeTokenInvalid      forged, or of another client
+  + ResumeTokenExpired      the log was pruned beyond it
+  + LogRewound              the server was restored from an older backup
+  + ReaderTooSlow           a stream's reader took too long
+  + ServerDraining          the server is shutting down
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reward_adapters.money import Money
+
+
+class RewardError(Exception):
+    """Something the caller can act on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One field that is wrong."""
+
+    field: str
+    """Path in the request, as in "recipient.phone.number"."""
+    description: str
+    """What is wrong and how to mend it; doesn't repeat personal data."""
+
+
+class InvalidRequest(RewardError):
+    """The request can't be understood; every violation is named at once."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in self.violations))
+
+
+class Unauthenticated(RewardError):
+    """No key, or none of ours."""
+
+
+class PermissionDenied(RewardError):
+    """A permission is missing."""
+
+    def __init__(self, permission: str, message: str = "") -> None:
+        self.permission = permission
+        super().__init__(message or f"this client lacks the permission {permission!r}; an operator can grant it")
+
+
+class CardsNotPermitted(PermissionDenied):
+    """Only clients with the permission "read_cards" see cards in full."""
+
+    def __init__(self) -> None:
+        super().__init__("read_cards", "view FULL needs the permission 'read_cards'; use view BASIC")
+
+
+class OrderNotFound(RewardError):
+    """No such order of this client."""
+
+    def __init__(self, order_id: str) -> None:
+        self.order_id = order_id
+        super().__init__(f"no order {order_id!r}")
+
+
+class ProductNotFound(RewardError):
+    """No such product."""
+
+    def __init__(self, product_id: str) -> None:
+        self.product_id = product_id
+        super().__init__(f"no product {product_id!r}; ListProducts shows what there is")
+
+
+class ClientOrderIdReused(RewardError):
+    """The same client_order_id with other content."""
+
+    def __init__(self, client_order_id: str, order_id: str, fields: Sequence[str]) -> None:
+        self.client_order_id = client_order_id
+        self.order_id = order_id
+        self.fields = tuple(fields)
+        super().__init__(
+            f"client_order_id {client_order_id!r} belongs to order {order_id} with other content in: "
+            f"{', '.join(self.fields)}; use a new client_order_id for a new order"
+        )
+
+
+class ProductNotOrderable(RewardError):
+    """No supplier account can be used for the product now."""
+
+    def __init__(self, product_id: str, why: str) -> None:
+        self.product_id = product_id
+        super().__init__(f"product {product_id!r} can't be ordered now: {why}")
+
+
+class PriceAboveLimit(RewardError):
+    """Every usable offer costs more than the caller accepts. Nothing was stored."""
+
+    def __init__(self, product_id: str, price: Money, limit: Money) -> None:
+        self.product_id = product_id
+        self.price = price
+        self.limit = limit
+        super().__init__(f"the cheapest offer of {product_id!r} costs more than max_unit_price")
+
+
+class ResumeTokenInvalid(RewardError):
+    """Not a token of this server for this client."""
+
+
+class ResumeTokenExpired(RewardError):
+    """The log was pruned beyond the token."""
+
+    def __init__(self, oldest_token: str) -> None:
+        self.oldest_token = oldest_token
+        super().__init__("the log no longer reaches back to this resume_token; start with SNAPSHOT")
+
+
+class LogRewound(RewardError):
+    """The token points into a history that a restore has undone."""
+
+    def __init__(self, oldest_token: str) -> None:
+        self.oldest_token = oldest_token
+        super().__init__("the server was restored from a backup older than this resume_token; start with SNAPSHOT")
+
+
+class ReaderTooSlow(RewardError):
+    """A stream's reader took too long; nothing was dropped, it continues with the token."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        super().__init__("the stream's reader took too long; continue with AFTER(resume_token)")
+
+
+class ServerDraining(RewardError):
+    """The server is shutting down."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__("the server is shutting down; reconnect with the last resume_token")

@@ -1,0 +1,55 @@
+"""Opens stored cards for answers and streams, always as of a version of their order."""
+
+from collections.abc import Sequence
+
+from reward_server.domain.order import Order
+from reward_server.hub import Cards
+from reward_server.resume import Tokens
+from reward_server.rpc.messages import stream_update, update_message
+from reward_server.rpc.ports import CardVault
+from reward_server.store import Store, Update
+
+
+class CardReader:
+    """Reads the cards of orders from the store and opens them."""
+
+    def __init__(self, store: Store, vault: CardVault) -> None:
+        self._store = store
+        self._vault = vault
+
+    async def read(self, orders: Sequence[Order]) -> list[Cards]:
+        """The cards of each order, all of one client, as of the order's version. Orders without cards cost nothing."""
+        with_cards = {order.order_id: order for order in orders if order.card_count}
+        if not with_cards:
+            return [()] * len(orders)
+        client_id = orders[0].client_id
+        stored = await self._store.cards(client_id, list(with_cards))
+        opener = await self._vault.client(client_id)
+        opened = {
+            order_id: [(card.version, card.card_no, opener.open_card(card.sealed, order_id, card.card_no))
+                       for card in cards]
+            for order_id, cards in stored.items()
+        }  # fmt: skip
+        return [
+            [(card_no, card) for version, card_no, card in opened.get(order.order_id, ()) if version <= order.version]
+            if order.card_count
+            else ()
+            for order in orders
+        ]
+
+
+class UpdateEncoder:
+    """Makes the stream's message for an update: the hub's `Encoder`."""
+
+    def __init__(self, cards: CardReader, tokens: Tokens) -> None:
+        self._cards = cards
+        self._tokens = tokens
+
+    async def cards(self, orders: Sequence[Order]) -> list[Cards]:
+        """The opened cards of each order."""
+        return await self._cards.read(orders)
+
+    def encode(self, update: Update, cards: Cards, *, epoch: int, full: bool) -> bytes:
+        """The stream's message for an update."""
+        token = self._tokens.resume_token(update.client_id, epoch, update.position)
+        return stream_update(update_message(update.order, cards, token, full=full))

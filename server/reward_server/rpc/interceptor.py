@@ -1,0 +1,149 @@
+"""Around every RPC: who calls, whether they may, how long it took, and how it ends when it fails."""
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+from structlog.contextvars import bind_contextvars
+
+from reward_server.access import Caller, Permission
+from reward_server.errors import PermissionDenied, RewardError
+from reward_server.rpc.ports import Authenticator, RpcMetrics
+from reward_server.rpc.status import REQUEST_ID_KEY, internal, status_of, unimplemented
+from reward_server.rpc.validation import unreadable
+
+PACKAGE: Final = "rewardservice.v1."
+
+_CATALOGUE = (Permission.ORDER, Permission.READ)
+
+ALLOWED: Mapping[str, tuple[Permission, ...]] = {
+    "RewardService/CreateOrder": (Permission.ORDER,),
+    "RewardService/GetOrder": (Permission.READ,),
+    "RewardService/ListOrders": (Permission.READ,),
+    "RewardService/StreamOrderUpdates": (Permission.READ,),
+    "RewardService/ListOrderUpdates": (Permission.READ,),
+    "CatalogService/ListProducts": _CATALOGUE,
+    "CatalogService/GetProduct": _CATALOGUE,
+}
+"""Which permissions open a method: one of them is enough. A method that isn't listed stops the first call to it."""
+
+OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
+"""Served to everybody: probes and tools have no key."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9\-_.:/+=@]{1,64}")
+_REQUEST_ID_BYTES = 12
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+def current_caller() -> Caller:
+    """Who sent the current request."""
+    return _caller.get()
+
+
+class RpcInterceptor(grpc.aio.ServerInterceptor):
+    """The one interceptor."""
+
+    def __init__(self, authenticator: Authenticator, metrics: RpcMetrics) -> None:
+        self._authenticator = authenticator
+        self._metrics = metrics
+        # Each method is wrapped once: what remains per call is the wrapper itself.
+        self._wrapped: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """The handler of the call's method, wrapped."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return _refusal(method)
+            wrapped = handler if method.startswith(OPEN_SERVICES) else self._wrap(method, handler)
+            self._wrapped[method] = wrapped
+        return wrapped
+
+    def _wrap(self, method: str, handler: Any) -> "Handler":
+        name = method.removeprefix("/" + PACKAGE)
+        allowed = frozenset(ALLOWED[name])
+        decode = handler.request_deserializer
+        streaming = handler.response_streaming
+        behaviour = handler.unary_stream if streaming else handler.unary_unary
+        metrics = self._metrics
+
+        async def answer(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            began = perf_counter()
+            code = "OK"
+            metrics.rpc_started(name)
+            request_id = ""
+            try:
+                authorization, request_id = _read_metadata(context)
+                context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+                bind_contextvars(request_id=request_id, method=name)
+                caller = self._authenticator.authenticate(authorization)
+                bind_contextvars(client=caller.client_id)
+                if allowed.isdisjoint(caller.permissions):
+                    raise PermissionDenied(" or ".join(ALLOWED[name]))
+                _caller.set(caller)
+                try:
+                    request = decode(raw)
+                except DecodeError:
+                    raise unreadable() from None
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except grpc.aio.BaseError:
+                # The transport's own end of the call, as when the reader is gone.
+                code = "CANCELLED"
+                raise
+            except Exception as error:
+                status = status_of(error, request_id)
+                if status is None:
+                    _log.exception("an RPC failed for a reason of our own")
+                    status = internal(request_id)
+                elif not isinstance(error, RewardError):
+                    _log.warning("the store failed an RPC", error=str(error))
+                code = status.code.name
+                await context.abort(status.code, status.message, status.trailing_metadata)
+            finally:
+                metrics.rpc_finished(name, code, None if streaming else perf_counter() - began)
+
+        if streaming:
+            # The behaviour writes bytes: an update is encoded once for all who stream it.
+            return grpc.unary_stream_rpc_method_handler(answer)
+        return grpc.unary_unary_rpc_method_handler(answer, response_serializer=handler.response_serializer)
+
+
+def _read_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str | bytes | None, str]:
+    authorization: str | bytes | None = None
+    request_id = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization":
+            authorization = value
+        elif key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            request_id = value
+    return authorization, request_id or os.urandom(_REQUEST_ID_BYTES).hex()
+
+
+def _refusal(method: str) -> "Handler":
+    async def refuse(_requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        _, request_id = _read_metadata(context)
+        status = unimplemented(request_id, method)
+        await context.abort(status.code, status.message, status.trailing_metadata)
+
+    return grpc.stream_stream_rpc_method_handler(refuse)

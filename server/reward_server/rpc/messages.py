@@ -1,0 +1,256 @@
+"""Between the program's words and protobuf's. Nothing else in the server makes or reads a message."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from enum import StrEnum
+from typing import TypeVar
+
+from google.protobuf import timestamp_pb2
+from google.type import date_pb2, money_pb2
+
+from reward_adapters.contract import Card, CardKind, ProductKind, Recipient, RecipientKind
+from reward_adapters.money import UNITS_PER_YUAN, Money
+from reward_server.catalogue import FormField, Product
+from reward_server.domain.order import (
+    EVIDENCE_LIMIT,
+    Evidence,
+    FailureReason,
+    Order,
+    OrderState,
+    PurchaseRecord,
+    PurchaseState,
+    ReviewReason,
+)
+from reward_server.engine.ordering import NotOrderable
+from reward_server.hub import Cards
+from rewardservice.v1 import catalog_service_pb2 as catalog_pb
+from rewardservice.v1 import order_pb2 as pb
+from rewardservice.v1 import reward_service_pb2 as reward_pb
+
+CURRENCY = "CNY"
+NANOS_PER_UNIT = 100_000
+"""Billionths of a yuan in the 1/10,000 yuan that the program counts in."""
+MASK = "****"
+"""Of one length, whatever it hides."""
+SHOWN_CHARACTERS = 4
+SHOWN_FROM_LENGTH = 8
+"""Of shorter numbers, four characters would be too much to show."""
+
+K = TypeVar("K", bound=StrEnum)
+V = TypeVar("V", bound=int)
+
+
+def _table(kind: type[K], prefix: str, values: Iterable[tuple[str, V]]) -> dict[K, V]:
+    """The protobuf value of every member; KeyError at import when the contract lacks one."""
+    numbers = dict(values)
+    return {member: numbers[f"{prefix}_{member.name}"] for member in kind}
+
+
+ORDER_STATES = _table(OrderState, "ORDER_STATE", pb.OrderState.items())
+PRODUCT_KINDS = _table(ProductKind, "PRODUCT_KIND", pb.ProductKind.items())
+FAILURE_REASONS = _table(FailureReason, "FAILURE_REASON", pb.FailureReason.items())
+REVIEW_REASONS = _table(ReviewReason, "REVIEW_REASON", pb.ReviewReason.items())
+PURCHASE_STATES = _table(PurchaseState, "PURCHASE_STATE", pb.PurchaseState.items())
+CARD_KINDS = _table(CardKind, "CARD_KIND", pb.CardKind.items())
+RECIPIENT_KINDS = _table(RecipientKind, "RECIPIENT_KIND", catalog_pb.RecipientKind.items())
+NOT_ORDERABLE = _table(NotOrderable, "NOT_ORDERABLE_REASON", catalog_pb.NotOrderableReason.items())
+
+STATE_OF: Mapping[int, OrderState] = {number: state for state, number in ORDER_STATES.items()}
+KIND_OF: Mapping[int, ProductKind] = {number: kind for kind, number in PRODUCT_KINDS.items()}
+
+
+class View(StrEnum):
+    """How much of an order is shown."""
+
+    BASIC = "basic"
+    FULL = "full"
+    EXPLAINED = "explained"
+
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+def money_message(money: Money) -> money_pb2.Money:
+    """An amount; the sign of both parts agrees, as google.type.Money wants it."""
+    units, rest = divmod(abs(money), UNITS_PER_YUAN)
+    sign = -1 if money < 0 else 1
+    return money_pb2.Money(currency_code=CURRENCY, units=sign * units, nanos=sign * rest * NANOS_PER_UNIT)
+
+
+def timestamp(milliseconds: int) -> timestamp_pb2.Timestamp:
+    """A time."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return timestamp_pb2.Timestamp(seconds=seconds, nanos=rest * 1_000_000)
+
+
+def _date(day: date | None) -> date_pb2.Date | None:
+    return None if day is None else date_pb2.Date(year=day.year, month=day.month, day=day.day)
+
+
+def _money(money: Money | None) -> money_pb2.Money | None:
+    return None if money is None else money_message(money)
+
+
+def _recipient(recipient: Recipient | None) -> pb.Recipient | None:
+    if recipient is None:
+        return None
+    match recipient.kind:
+        case RecipientKind.PHONE:
+            return pb.Recipient(phone=pb.PhoneNumber(area_code=recipient.area_code, number=recipient.value))
+        case RecipientKind.QQ:
+            return pb.Recipient(qq=recipient.value)
+        case RecipientKind.ACCOUNT:
+            return pb.Recipient(account=recipient.value)
+        case RecipientKind.NONE:
+            return None
+
+
+# --- Cards ------------------------------------------------------------------------------------------------------------
+
+
+def masked_number(card: Card) -> str:
+    """A card's number as people without the permission to read cards may see it.
+
+    The last characters of a long number, and only where a secret beside it is needed: a number that redeems alone is
+    itself the secret.
+    """
+    if not card.number:
+        return ""
+    beside_secret = card.kind in (CardKind.NUMBER_AND_SECRET, CardKind.LINK_AND_SECRET) and card.secret
+    if beside_secret and len(card.number) >= SHOWN_FROM_LENGTH:
+        return MASK + card.number[-SHOWN_CHARACTERS:]
+    return MASK
+
+
+def card_message(order_id: str, card_no: int, card: Card, *, full: bool) -> pb.Card:
+    """A card, in full or with everything left out that redeems it."""
+    message = pb.Card(
+        card_id=f"{order_id}/{card_no}",
+        kind=CARD_KINDS[card.kind],
+        masked=not full,
+        number=card.number if full else masked_number(card),
+        valid_from=_date(card.valid_from),
+        valid_until=_date(card.valid_until),
+        unit_cost=_money(card.unit_cost),
+    )
+    if card.warranty_until is not None:
+        message.warranty_end_time.FromDatetime(card.warranty_until)
+    if full:
+        message.secret = card.secret
+        message.link = card.link
+        message.instructions = card.instructions
+        if card.qr_image_url or card.qr_content:
+            message.qr.image_url = card.qr_image_url
+            message.qr.content = card.qr_content
+    return message
+
+
+# --- Orders -----------------------------------------------------------------------------------------------------------
+
+
+def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
+    """An order with its cards as of its version."""
+    message = pb.Order(
+        order_id=order.order_id,
+        client_order_id=order.client_order_id,
+        product_id=order.product_id,
+        product_kind=PRODUCT_KINDS[order.product_kind],
+        quantity=order.quantity,
+        recipient=_recipient(order.recipient),
+        max_unit_price=_money(order.max_unit_price),
+        supplier_parameters=order.supplier_parameters,
+        metadata=order.metadata,
+        state=ORDER_STATES[order.state],
+        version=order.version,
+        create_time=timestamp(order.created_at),
+        update_time=timestamp(order.updated_at),
+        delivered_quantity=order.delivered_quantity,
+        cards=[card_message(order.order_id, number, card, full=view is View.FULL) for number, card in cards],
+        review_reasons=[REVIEW_REASONS[reason] for reason in order.reviews],
+        total_cost=_money(order.total_cost),
+    )
+    if order.failure is not None:
+        message.failure.reason = FAILURE_REASONS[order.failure.reason]
+        message.failure.message = order.failure.message
+    if view is View.EXPLAINED:
+        message.purchases.extend(_purchase(order, purchase) for purchase in order.purchases)
+    return message
+
+
+def _purchase(order: Order, purchase: PurchaseRecord) -> pb.Purchase:
+    offer = order.offers[purchase.offer]
+    review = pb.REVIEW_REASON_UNSPECIFIED if purchase.review is None else REVIEW_REASONS[purchase.review]
+    return pb.Purchase(
+        number=purchase.number,
+        supplier=offer.account,
+        supplier_product=offer.supplier_product,
+        quantity=purchase.quantity,
+        state=PURCHASE_STATES[purchase.state],
+        supplier_reference=purchase.supplier_reference or "",
+        sends=purchase.sends,
+        intent_time=timestamp(purchase.intent_at) if purchase.intent_at else None,
+        cost=_money(purchase.cost),
+        evidence=[_evidence(piece) for piece in purchase.evidence[-EVIDENCE_LIMIT:]],
+        review_reason=review,
+    )
+
+
+def _evidence(piece: Evidence) -> pb.Evidence:
+    return pb.Evidence(time=timestamp(piece.at), source=piece.source, outcome=piece.outcome, detail=piece.detail)
+
+
+# --- Streams ----------------------------------------------------------------------------------------------------------
+
+
+def update_message(order: Order, cards: Cards, resume_token: str, *, full: bool) -> reward_pb.OrderUpdate:
+    """An update of the log."""
+    view = View.FULL if full else View.BASIC
+    return reward_pb.OrderUpdate(order=order_message(order, cards, view), resume_token=resume_token)
+
+
+def stream_update(update: reward_pb.OrderUpdate) -> bytes:
+    """The stream's message for an update."""
+    return reward_pb.StreamOrderUpdatesResponse(update=update).SerializeToString()
+
+
+def stream_snapshot(order: Order, cards: Cards, *, full: bool) -> bytes:
+    """The stream's message for an order as it is."""
+    message = order_message(order, cards, View.FULL if full else View.BASIC)
+    return reward_pb.StreamOrderUpdatesResponse(snapshot=reward_pb.OrderSnapshot(order=message)).SerializeToString()
+
+
+def stream_snapshot_end(resume_token: str) -> bytes:
+    """The stream's message after the last snapshot."""
+    end = reward_pb.SnapshotEnd(resume_token=resume_token)
+    return reward_pb.StreamOrderUpdatesResponse(snapshot_end=end).SerializeToString()
+
+
+def stream_heartbeat(resume_token: str, now_ms: int) -> bytes:
+    """The stream's message after a silence."""
+    beat = reward_pb.Heartbeat(resume_token=resume_token, time=timestamp(now_ms))
+    return reward_pb.StreamOrderUpdatesResponse(heartbeat=beat).SerializeToString()
+
+
+# --- The catalogue ----------------------------------------------------------------------------------------------------
+
+
+def product_message(product: Product, not_orderable: NotOrderable | None) -> catalog_pb.Product:
+    """A product, and whether it can be ordered now."""
+    usable = [offer for offer in product.offers if offer.unit_cost <= offer.max_unit_cost]
+    offers = usable or product.offers
+    reason = catalog_pb.NOT_ORDERABLE_REASON_UNSPECIFIED if not_orderable is None else NOT_ORDERABLE[not_orderable]
+    return catalog_pb.Product(
+        product_id=product.product_id,
+        kind=PRODUCT_KINDS[product.kind],
+        name=product.name,
+        face_value=money_message(product.face_value),
+        price=money_message(offers[0].unit_cost) if offers else None,
+        recipient_kind=RECIPIENT_KINDS[product.recipient_kind],
+        form=[_form_field(field) for field in product.form],
+        orderable=not_orderable is None,
+        not_orderable_reason=reason,
+    )
+
+
+def _form_field(field: FormField) -> catalog_pb.FormField:
+    return catalog_pb.FormField(key=field.key, label=field.label, required=field.required, options=field.options)

@@ -1,0 +1,78 @@
+"""What the edge needs from the rest of the server."""
+
+from typing import Protocol
+
+from reward_adapters.contract import Card
+from reward_server.access import Caller
+from reward_server.catalogue import Product
+from reward_server.engine.ordering import NotOrderable, OrderRequest
+from reward_server.store import Created
+
+
+class Ordering(Protocol):
+    """The engine, as far as the edge uses it."""
+
+    async def create(self, request: OrderRequest) -> Created:
+        """Stores an order, or finds the one that has the client_order_id. Raises RewardError or StoreError.
+
+        Cancelling the caller cancels nothing that was begun.
+        """
+
+    def orderable(self, product: Product) -> NotOrderable | None:
+        """Why the product can't be ordered at the moment; None when it can."""
+
+
+class Authenticator(Protocol):
+    """Knows the clients by their keys."""
+
+    def authenticate(self, authorization_header: str | bytes | None, /) -> Caller:
+        """The caller. Raises Unauthenticated."""
+
+
+class CardOpener(Protocol):
+    """Opens the cards of one client."""
+
+    def open_card(self, sealed: bytes, order_id: str, card_no: int, /) -> Card:
+        """The card as the supplier delivered it."""
+
+
+class CardVault(Protocol):
+    """Knows the clients' data keys."""
+
+    async def client(self, client_id: str, /) -> CardOpener:
+        """The opener for a client's cards."""
+
+
+class UpDown(Protocol):
+    """A number that goes up and down."""
+
+    def inc(self) -> None:
+        """One more."""
+
+    def dec(self) -> None:
+        """One less."""
+
+
+class Count(Protocol):
+    """A number that goes up."""
+
+    def inc(self, amount: float = 1) -> None:
+        """`amount` more."""
+
+
+class RpcMetrics(Protocol):
+    """What the edge measures."""
+
+    @property
+    def streams(self) -> UpDown:
+        """Open streams."""
+
+    @property
+    def stream_messages(self) -> Count:
+        """Messages sent on streams."""
+
+    def rpc_started(self, method: str) -> None:
+        """An RPC began; `method` as in "RewardService/CreateOrder"."""
+
+    def rpc_finished(self, method: str, code: str, seconds: float | None = None) -> None:
+        """An RPC ended; `seconds` is None for streams."""

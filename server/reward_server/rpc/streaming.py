@@ -1,0 +1,278 @@
+"""One stream of order updates, from its first message to its end."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+
+from reward_server.domain.order import Order
+from reward_server.errors import OrderNotFound, ReaderTooSlow, ResumeTokenExpired, ServerDraining
+from reward_server.hub import Entry, Hub, LogPruned, Watcher
+from reward_server.resume import Tokens
+from reward_server.rpc.cards import CardReader
+from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream_snapshot_end
+from reward_server.rpc.ports import RpcMetrics
+from reward_server.rpc.validation import Selector, Start, StreamRequest
+from reward_server.store import Head, SnapshotQuery, Store
+
+SNAPSHOT_PAGE = 100
+STALL_SECONDS = 60.0
+"""One write blocked for so long ends the stream."""
+RETRY_SECONDS = (0.2, 2.0)
+"""Clients of a draining server come back spread over this time, not all at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamParts:
+    """What every stream uses."""
+
+    store: Store
+    hub: Hub
+    tokens: Tokens
+    cards: CardReader
+    metrics: RpcMetrics
+    now_ms: Callable[[], int]
+    stall_seconds: float = STALL_SECONDS
+
+
+class _Stalled(Exception):
+    """A write was blocked for too long."""
+
+
+class _Writer:
+    """Writes to one reader, notices silence and a blocked write.
+
+    One timer serves both, set anew only when it goes off: a busy stream pays two assignments per message for it.
+    """
+
+    __slots__ = (
+        "_context",
+        "_heartbeat",
+        "_loop",
+        "_stall",
+        "_stalled",
+        "_task",
+        "_timer",
+        "_wake",
+        "_writing",
+        "_written",
+    )
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, bytes], heartbeat: float, stall: float, wake: Callable[[], None]
+    ) -> None:
+        self._context = context
+        self._heartbeat = heartbeat
+        self._stall = stall
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._written = self._loop.time()
+        self._writing: float | None = None
+        self._stalled = False
+        self._timer = self._loop.call_later(min(heartbeat, stall), self._tick)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether a heartbeat is due."""
+        return self._loop.time() - self._written >= self._heartbeat
+
+    async def write(self, message: bytes) -> None:
+        """Writes; waits while the reader's window is full. Raises _Stalled."""
+        self._writing = self._loop.time()
+        try:
+            await self._context.write(message)
+        except asyncio.CancelledError:
+            if not self._stalled or self._task is None:
+                raise
+            self._task.uncancel()
+            raise _Stalled from None
+        finally:
+            self._writing = None
+        self._written = self._loop.time()
+
+    def close(self) -> None:
+        """Stops watching the time."""
+        self._timer.cancel()
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if self._writing is not None:
+            again = self._writing + self._stall
+            if now >= again and self._task is not None:
+                self._stalled = True
+                self._task.cancel()
+                return
+        else:
+            again = self._written + self._heartbeat
+            if now >= again:
+                self._wake()
+                again = now + self._heartbeat
+        self._timer = self._loop.call_at(min(again, now + self._stall), self._tick)
+
+
+class _Remaining:
+    """Which of the named orders are not terminal yet."""
+
+    def __init__(self, selector: Selector) -> None:
+        self._ours = frozenset(selector.order_ids)
+        self._theirs = frozenset(selector.client_order_ids)
+        self._open = {("ours", order_id) for order_id in self._ours}
+        self._open |= {("theirs", client_order_id) for client_order_id in self._theirs}
+
+    def saw(self, order: Order) -> None:
+        """Notes where an order stands; an operator's decision may open one again."""
+        names = {("ours", order.order_id)} if order.order_id in self._ours else set()
+        if order.client_order_id in self._theirs:
+            names.add(("theirs", order.client_order_id))
+        if order.state.is_terminal:
+            self._open -= names
+        else:
+            self._open |= names
+
+    @property
+    def none(self) -> bool:
+        """Whether all are terminal."""
+        return not self._open
+
+
+class UpdateStream:
+    """One call of StreamOrderUpdates."""
+
+    def __init__(
+        self,
+        parts: StreamParts,
+        client_id: str,
+        request: StreamRequest,
+        context: grpc.aio.ServicerContext[Any, bytes],
+    ) -> None:
+        self._parts = parts
+        self._client_id = client_id
+        self._request = request
+        self._context = context
+        self._remaining = _Remaining(request.selector) if request.until_terminal else None
+        self._head = Head(0, 0, 0)
+        self._position = 0
+        """Everything up to here was written or left out by the selector: where the reader may continue."""
+
+    async def run(self) -> None:
+        """Streams until the reader goes, or all named orders are terminal, or the server drains. Raises RewardError."""
+        request, parts = self._request, self._parts
+        if parts.hub.draining:
+            raise _draining()
+        with parts.hub.watch(self._client_id, request.selector.order_ids, request.selector.client_order_ids) as watcher:
+            self._head = await parts.store.head(self._client_id)
+            await check_orders(parts.store, self._client_id, request.selector)
+            self._position = self._first_position()
+            watcher.start(self._position, self._head)
+            writer = _Writer(self._context, request.heartbeat, parts.stall_seconds, watcher.wake)
+            parts.metrics.streams.inc()
+            try:
+                await self._begin(writer)
+                await self._follow(watcher, writer)
+            except _Stalled:
+                raise ReaderTooSlow(self._token()) from None
+            except LogPruned:
+                head = await parts.store.head(self._client_id)
+                raise ResumeTokenExpired(parts.tokens.oldest(self._client_id, head)) from None
+            finally:
+                writer.close()
+                parts.metrics.streams.dec()
+
+    def _first_position(self) -> int:
+        if self._request.start is Start.AFTER:
+            return self._parts.tokens.position(self._client_id, self._request.resume_token, self._head)
+        return self._head.position
+
+    async def _begin(self, writer: _Writer) -> None:
+        """The first messages: the snapshot, or a heartbeat at once."""
+        if self._request.start is Start.SNAPSHOT:
+            async for page in self._pages():
+                cards = await self._parts.cards.read(page)
+                for order, its_cards in zip(page, cards, strict=True):
+                    await self._write(writer, stream_snapshot(order, its_cards, full=self._request.full))
+            await self._write(writer, stream_snapshot_end(self._token()))
+        else:
+            await self._beat(writer)
+            if self._remaining is not None:
+                async for _ in self._pages():
+                    pass
+
+    async def _pages(self) -> AsyncIterator[list[Order]]:
+        """The selected orders as of the head. What changed since leaves the set: the log brings it."""
+        selector = self._request.selector
+        after = ""
+        while True:
+            page = await self._parts.store.snapshot(
+                SnapshotQuery(
+                    client_id=self._client_id,
+                    up_to=self._head.position,
+                    after_order_id=after,
+                    limit=SNAPSHOT_PAGE,
+                    order_ids=None if selector.is_all else frozenset(selector.order_ids),
+                    client_order_ids=None if selector.is_all else frozenset(selector.client_order_ids),
+                )
+            )
+            if self._remaining is not None:
+                for order in page:
+                    self._remaining.saw(order)
+            if page:
+                yield page
+            if len(page) < SNAPSHOT_PAGE:
+                return
+            after = page[-1].order_id
+
+    async def _follow(self, watcher: Watcher, writer: _Writer) -> None:
+        while True:
+            entries = await watcher.read()
+            await watcher.load(entries)
+            for entry in entries:
+                await self._write(writer, watcher.message(entry, full=self._request.full))
+                self._position = entry.update.position
+                if self._ended_by(entry):
+                    return
+            self._position = watcher.position
+            if self._is_complete:
+                return
+            if self._parts.hub.draining:
+                await self._beat(writer)
+                raise _draining()
+            if writer.is_silent:
+                await self._beat(writer)
+            await watcher.wait()
+
+    def _ended_by(self, entry: Entry) -> bool:
+        # Updates up to the head are older than what `_pages` saw.
+        if self._remaining is not None and entry.update.position > self._head.position:
+            self._remaining.saw(entry.update.order)
+        return self._is_complete
+
+    @property
+    def _is_complete(self) -> bool:
+        return self._remaining is not None and self._remaining.none and self._position >= self._head.position
+
+    async def _beat(self, writer: _Writer) -> None:
+        await self._write(writer, stream_heartbeat(self._token(), self._parts.now_ms()))
+
+    async def _write(self, writer: _Writer, message: bytes) -> None:
+        await writer.write(message)
+        self._parts.metrics.stream_messages.inc()
+
+    def _token(self) -> str:
+        return self._parts.tokens.resume_token(self._client_id, self._head.epoch, self._position)
+
+
+async def check_orders(store: Store, client_id: str, selector: Selector) -> None:
+    """Raises OrderNotFound when a named order isn't one of the client's. Client order ids may be unknown yet."""
+    if selector.order_ids:
+        known = await store.known_order_ids(client_id, selector.order_ids)
+        for order_id in selector.order_ids:
+            if order_id not in known:
+                raise OrderNotFound(order_id)
+
+
+def _draining() -> ServerDraining:
+    return ServerDraining(random.uniform(*RETRY_SECONDS))

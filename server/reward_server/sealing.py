@@ -1,0 +1,348 @@
+"""Seals what redeems or identifies: cards, tokens, suppliers' answers, callbacks.
+
+Every client has a data key of its own; the store holds it wrapped by a master key, which never enters the store. A
+sealed value is
+
+    format (1 byte, 01) · data key id (8) · nonce (12) · AES-256-GCM ciphertext and tag
+
+and is bound to what it is and where it belongs: read under another client, order or place, it doesn't open. A value
+that doesn't open is an error that names the key. There is no way from here to a wrong card.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from reward_adapters.contract import Card
+from reward_server.domain.order import CardPrint
+from reward_server.store import Store, WrappedKey
+
+_FORMAT = b"\x01"
+_KEY_BYTES = 32
+_KEY_ID_BYTES = 8
+_NONCE_BYTES = 12
+"""Random: a data key may seal 2^32 values before a repeated nonce becomes likelier than 2^-32, far above any client."""
+_HEADER_BYTES = len(_FORMAT) + _KEY_ID_BYTES
+_TAG_BYTES = 16
+
+_CARD_UTF8 = b"\x01"
+_CARD_ASCII = b"\x02"
+"""JSON with every other character escaped: for text that UTF-8 can't hold. The card was paid all the same."""
+_CARD_FIELDS = fields(Card)
+_PRINT_BYTES = 16
+
+_MASTER_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class SealError(Exception):
+    """Something can't be sealed or opened."""
+
+
+class MasterKeyRefused(SealError):
+    """The master keys can't be read, or may be read by others."""
+
+
+class KeyMissing(SealError):
+    """A value was sealed under a key that isn't there."""
+
+
+class SealBroken(SealError):
+    """A value doesn't open: it was changed, belongs elsewhere, or the key isn't the one that sealed it."""
+
+
+# --- Master keys ------------------------------------------------------------------------------------------------------
+
+
+class MasterKeys:
+    """The keys that wrap data keys. The first wraps new ones, the others only unwrap what they wrapped before."""
+
+    __slots__ = ("_keys", "current")
+
+    def __init__(self, keys: Mapping[str, bytes]) -> None:
+        if not keys:
+            raise MasterKeyRefused("there is no master key")
+        self._keys = {name: AESGCM(key) for name, key in keys.items()}
+        self.current = next(iter(keys))
+        """The id of the key that wraps new data keys."""
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> "MasterKeys":
+        """Reads lines `key-id base64`; empty ones and those beginning with # don't count. `source` is for messages."""
+        keys: dict[str, bytes] = {}
+        for place, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            # The line itself stays out of every message: it may be a key with a typing error.
+            name, _, encoded = line.strip().partition(" ")
+            if not _MASTER_KEY_ID.fullmatch(name) or not encoded:
+                raise MasterKeyRefused(f"{source}, line {place}: expected a key id, a space and 32 bytes in base64")
+            try:
+                key = base64.b64decode(encoded.strip(), validate=True)
+            except (binascii.Error, ValueError):
+                raise MasterKeyRefused(f"{source}, line {place}: what follows the key id isn't base64") from None
+            if len(key) != _KEY_BYTES:
+                raise MasterKeyRefused(f"{source}, line {place}: a key has 32 bytes, this one {len(key)}")
+            if name in keys:
+                raise MasterKeyRefused(f"{source}, line {place}: this key id stands there twice")
+            keys[name] = key
+        if not keys:
+            raise MasterKeyRefused(f"{source} holds no key")
+        return cls(keys)
+
+    @classmethod
+    def read(cls, path: Path) -> "MasterKeys":
+        """Reads a key file. Refuses one that anybody but its owner may read or write."""
+        try:
+            with path.open("rb") as file:
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+                if mode & 0o077:
+                    raise MasterKeyRefused(f"{path} is open to others (mode {mode:04o}): chmod 600 {path}")
+                text = file.read().decode()
+        except OSError as error:
+            raise MasterKeyRefused(f"{path} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise MasterKeyRefused(f"{path} isn't text") from None
+        return cls.parse(text, str(path))
+
+    def wrap(self, key_id: bytes, client_id: str, key: bytes) -> WrappedKey:
+        """Wraps a data key under the current master key."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        bound = _parts("data key", key_id.hex(), client_id)
+        wrapped = _FORMAT + nonce + self._keys[self.current].encrypt(nonce, key, bound)
+        return WrappedKey(key_id, client_id, self.current, wrapped)
+
+    def unwrap(self, wrapped: WrappedKey) -> bytes:
+        """Unwraps a data key. Raises KeyMissing or SealBroken."""
+        name, key_id = wrapped.master_key_id, wrapped.key_id.hex()
+        master = self._keys.get(name)
+        if master is None:
+            raise KeyMissing(f"data key {key_id} of client {wrapped.client_id!r} needs master key {name!r}")
+        bound = _parts("data key", key_id, wrapped.client_id)
+        body = wrapped.wrapped[len(_FORMAT) :]
+        try:
+            if wrapped.wrapped[: len(_FORMAT)] != _FORMAT:
+                raise InvalidTag
+            return master.decrypt(body[:_NONCE_BYTES], body[_NONCE_BYTES:], bound)
+        except (InvalidTag, ValueError):
+            raise SealBroken(
+                f"master key {name!r} doesn't open data key {key_id} of client {wrapped.client_id!r}: it isn't the key"
+                " that had this id when the data key was made, or the stored data key was changed"
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"MasterKeys({', '.join(self._keys)})"
+
+
+def create_master_key_file(path: Path) -> str:
+    """Creates a file with one new key, readable by its owner only; returns the key's id. Never replaces a file."""
+    name = f"k-{secrets.token_hex(4)}"
+    line = f"{name} {base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(line)
+            file.flush()
+            # A key lost in a power cut takes with it everything that was sealed in between.
+            os.fsync(descriptor)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise MasterKeyRefused(f"{path} can't be created: {error.strerror}") from None
+    return name
+
+
+# --- Sealing ----------------------------------------------------------------------------------------------------------
+
+
+class ClientSealer:
+    """Seals and opens for one client."""
+
+    __slots__ = ("_client_id", "_current", "_identity", "_keys", "_lost")
+
+    def __init__(
+        self, client_id: str, keys: Mapping[bytes, bytes], lost: Mapping[bytes, SealError], identity: bytes
+    ) -> None:
+        self._client_id = client_id
+        self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
+        self._current = list(keys)[-1]
+        self._lost = dict(lost)
+        self._identity = identity
+
+    def seal(self, plaintext: bytes, *aad: str) -> bytes:
+        """Seals a value, bound to this client and to `aad`: what it is and where it belongs."""
+        header = _FORMAT + self._current
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return header + nonce + self._keys[self._current].encrypt(nonce, plaintext, self._bound(header, aad))
+
+    def open(self, sealed: bytes, *aad: str) -> bytes:
+        """Opens a value. Raises KeyMissing or SealBroken."""
+        header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
+        if header[: len(_FORMAT)] != _FORMAT or len(rest) < _NONCE_BYTES + _TAG_BYTES:
+            raise SealBroken(f"a value of client {self._client_id!r} is no sealed value, or was cut")
+        key_id = header[len(_FORMAT) :]
+        key = self._keys.get(key_id)
+        if key is None:
+            lost = self._lost.get(key_id)
+            if lost is not None:
+                raise type(lost)(str(lost))
+            raise KeyMissing(f"client {self._client_id!r} has no data key {key_id.hex()}")
+        try:
+            return key.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], self._bound(header, aad))
+        except InvalidTag:
+            raise SealBroken(
+                f"a value sealed under data key {key_id.hex()} of client {self._client_id!r} was changed or belongs"
+                " elsewhere"
+            ) from None
+
+    def seal_card(self, card: Card, order_id: str, card_no: int) -> bytes:
+        """Seals a card for its place in its order."""
+        try:
+            plaintext = _CARD_UTF8 + msgspec.json.encode(card)
+        except UnicodeEncodeError:
+            plaintext = _CARD_ASCII + json.dumps(msgspec.to_builtins(card)).encode("ascii")
+        return self.seal(plaintext, "card", order_id, str(card_no))
+
+    def open_card(self, sealed: bytes, order_id: str, card_no: int) -> Card:
+        """Opens a card. Raises KeyMissing or SealBroken."""
+        plaintext = self.open(sealed, "card", order_id, str(card_no))
+        try:
+            match plaintext[:1]:
+                case b"\x01":
+                    return msgspec.json.decode(plaintext[1:], type=Card)
+                case b"\x02":
+                    return msgspec.convert(json.loads(plaintext[1:]), Card)
+        except ValueError:
+            # The cause would print a part of the card.
+            pass
+        raise SealBroken(f"card {card_no} of order {order_id} opened, but this program can't read it")
+
+    def card_print(self, order_id: str, card: Card) -> CardPrint:
+        """How the card is recognised when it is listed again, without anything that redeems it."""
+        identity: tuple[str, ...]
+        if card.supplier_card_number:
+            identity = ("supplier number", card.supplier_card_number)
+        else:
+            identity = ("fields", card.number, card.secret, card.link, card.qr_image_url, card.qr_content)
+        return CardPrint(
+            identity=self._keyed_hash("identity", order_id, *identity),
+            content=self._keyed_hash("content", order_id, *_set_fields(card)),
+        )
+
+    def _keyed_hash(self, purpose: str, order_id: str, *values: str) -> str:
+        message = _parts(purpose, self._client_id, order_id, *values)
+        return hmac.digest(self._identity, message, hashlib.sha256)[:_PRINT_BYTES].hex()
+
+    def _bound(self, header: bytes, aad: tuple[str, ...]) -> bytes:
+        return header + _parts(self._client_id, *aad)
+
+    def __repr__(self) -> str:
+        return f"ClientSealer({self._client_id!r})"
+
+
+class Vault:
+    """Hands out the clients' sealers. Made by `Vault.unlock`."""
+
+    __slots__ = ("_identity", "_master_keys", "_sealers", "_store", "system")
+
+    def __init__(self, store: Store, master_keys: MasterKeys, system: ClientSealer, identity: bytes) -> None:
+        self._store = store
+        self._master_keys = master_keys
+        self._identity = identity
+        self._sealers: dict[str, ClientSealer] = {}
+        self.system = system
+        """Seals what belongs to no client: supplier tokens, callbacks of unknown numbers, the service's own keys."""
+
+    @classmethod
+    async def unlock(cls, store: Store, master_keys: MasterKeys) -> "Vault":
+        """Makes the vault of a store. Raises KeyMissing or SealBroken when the master key is the wrong one."""
+        system = await _sealer(store, master_keys, "", identity=b"")
+        identity = await _secret(store, system, "card identity")
+        return cls(store, master_keys, system, identity)
+
+    async def client(self, client_id: str) -> ClientSealer:
+        """The sealer of a client; its first call makes the client's data key."""
+        if not client_id:
+            raise ValueError("the empty client id is the service's own")
+        sealer = self._sealers.get(client_id)
+        if sealer is None:
+            made = await _sealer(self._store, self._master_keys, client_id, self._identity)
+            sealer = self._sealers.setdefault(client_id, made)
+        return sealer
+
+    async def secret(self, name: str) -> bytes:
+        """A random key of 32 bytes that all processes of this store share; made by the first that asks."""
+        return await _secret(self._store, self.system, name)
+
+    def __repr__(self) -> str:
+        return f"Vault({self._master_keys!r})"
+
+
+async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identity: bytes) -> ClientSealer:
+    wrapped = await store.data_keys(client_id)
+    if not wrapped:
+        new = master_keys.wrap(secrets.token_bytes(_KEY_ID_BYTES), client_id, secrets.token_bytes(_KEY_BYTES))
+        # Another process may have been faster: what the store says is the key.
+        wrapped = [await store.add_data_key(new)]
+    *older, newest = wrapped
+    keys: dict[bytes, bytes] = {}
+    lost: dict[bytes, SealError] = {}
+    for key in older:
+        try:
+            keys[key.key_id] = master_keys.unwrap(key)
+        except SealError as error:
+            # Only what was sealed under it is out of reach; whoever asks for that hears why.
+            lost[key.key_id] = error
+    keys[newest.key_id] = master_keys.unwrap(newest)
+    return ClientSealer(client_id, keys, lost, identity)
+
+
+async def _secret(store: Store, system: ClientSealer, name: str) -> bytes:
+    stored = await store.named_secret(name, system.seal(secrets.token_bytes(_KEY_BYTES), "secret", name))
+    return system.open(stored, "secret", name)
+
+
+def _parts(*texts: str) -> bytes:
+    """Texts as bytes that no other list of texts has: each behind its length. Takes half surrogate pairs, too."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join(len(text).to_bytes(4, "big") + text for text in encoded)
+
+
+def _set_fields(card: Card) -> list[str]:
+    """Names and values of the fields that aren't at their default.
+
+    Leaving the others out keeps the prints of stored cards when a later program knows more fields.
+    """
+    values: list[str] = []
+    for field in _CARD_FIELDS:
+        value = getattr(card, field.name)
+        if field.default is MISSING or value != field.default:
+            values += [field.name, _text(value)]
+    return values
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        # The same moment named in two time zones is the same warranty.
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)

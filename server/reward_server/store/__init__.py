@@ -1,0 +1,260 @@
+"""The store: one interface, two engines (SQLite here, PostgreSQL to come).
+
+What every engine promises:
+
+* A write that returned is on disk.
+* `create` and `save` are conditional: the loser of a race is told so and nothing of its write exists.
+* Each client has one log. Its positions have no gap, rise in commit order, and are read in that order; listeners hear
+  of updates only after the commit, in the order of positions.
+* Several changes handed over together may share a commit; none can make another fail.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reward_server.domain.order import Order, OrderState, PurchaseState, Source
+
+
+class StoreError(Exception):
+    """Something is wrong with the store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store can't write at the moment (disk full, locked). Nothing was written; trying again may help."""
+
+
+class StoreBroken(StoreError):
+    """The disk lied or failed (I/O error, failed fsync, corruption). The process must stop acknowledging and end."""
+
+
+class StoreRefused(StoreError):
+    """The store can't be opened: in use by another process, not writable, or made by a newer program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The ends of a client's log."""
+
+    position: int
+    """The last position, 0 when nothing was ever written."""
+    pruned_through: int
+    """Updates up to here are gone."""
+    epoch: int
+    """Changes when the store was restored from a backup: tokens of another epoch point into another history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One entry of a client's log: the whole order as of its version."""
+
+    client_id: str
+    position: int
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCard:
+    """One card as stored."""
+
+    card_no: int
+    """The card's place in its order, from 1."""
+    version: int
+    """The order's version that brought it."""
+    number: str
+    """The purchase that brought it."""
+    sealed: bytes = field(repr=False)
+    hidden: bool = False
+    """Not for the client: a card of a purchase that was given up before it arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """A supplier's answer that wasn't understood, sealed whole: a paid card may be inside."""
+
+    number: str
+    at: int
+    source: Source
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One order changed."""
+
+    order: Order
+    """After the change; its revision is one above the stored one."""
+    visible: bool
+    """Whether the version rose, so that an update is logged."""
+    cards: tuple[SealedCard, ...] = ()
+    answers: tuple[KeptAnswer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What became of `create`."""
+
+    order: Order
+    """The new order, or the one that had the client_order_id before."""
+    existed: bool
+    head: Head
+    """The client's log as of the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPurchase:
+    """A purchase that isn't settled, as the engine finds it at start."""
+
+    client_id: str
+    order_id: str
+    number: str
+    account: str
+    state: PurchaseState
+
+
+@dataclass(frozen=True, slots=True)
+class PurchaseKey:
+    """Where a supplier-side number belongs."""
+
+    client_id: str
+    order_id: str
+    number: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderQuery:
+    """A filter over one client's orders, newest first."""
+
+    client_id: str
+    states: frozenset[OrderState] = frozenset()
+    product_id: str = ""
+    account: str = ""
+    created_from: int | None = None
+    """Inclusive, milliseconds."""
+    created_before: int | None = None
+    """Exclusive, milliseconds."""
+    before_order_id: str = ""
+    """Only older orders: the last one of the page before."""
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotQuery:
+    """The orders of one client that are unsettled or were changed inside the log's retention, oldest first."""
+
+    client_id: str
+    up_to: int
+    """Only orders whose last update stands at or before this position, as read now."""
+    after_order_id: str = ""
+    limit: int = 100
+    order_ids: frozenset[str] | None = None
+    """Only these (with `client_order_ids`: the union), whether settled or not."""
+    client_order_ids: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A client's data key, wrapped by a master key."""
+
+    key_id: bytes
+    client_id: str
+    master_key_id: str
+    wrapped: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedToken:
+    """A supplier account's access token."""
+
+    account: str
+    sealed: bytes = field(repr=False)
+    fetched_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRecord:
+    """A verified callback, kept whether or not its number is ours."""
+
+    account: str
+    number: str
+    order_id: str
+    """"" when the number is none of ours."""
+    digest: bytes
+    """SHA-256 of the body: the same callback is kept once."""
+    at: int
+    sealed: bytes = field(repr=False)
+
+
+UpdateListener = Callable[[Sequence[Update]], None]
+"""Called on the event loop after a commit with its updates, per client in the order of positions."""
+
+
+class Store(Protocol):
+    """One database."""
+
+    def listen(self, listener: UpdateListener) -> None:
+        """Adds a listener."""
+
+    async def create(self, order: Order) -> Created:
+        """Stores a new order (version 1, revision 1) with its purchases and logs its first update.
+
+        When the client_order_id exists nothing is written and the existing order comes back.
+        """
+
+    async def save(self, change: Change) -> bool:
+        """Stores a change if the stored revision is exactly one below; False when it isn't, and nothing is written."""
+
+    async def order(self, client_id: str, order_id: str) -> Order | None:
+        """Reads an order."""
+
+    async def order_by_client_order_id(self, client_id: str, client_order_id: str) -> tuple[Order | None, Head]:
+        """Reads an order and the head of the log in one transaction."""
+
+    async def known_order_ids(self, client_id: str, order_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that are orders of this client."""
+
+    async def orders(self, query: OrderQuery) -> list[Order]:
+        """One page of orders, newest first."""
+
+    async def head(self, client_id: str) -> Head:
+        """The ends of the client's log."""
+
+    async def updates(self, client_id: str, after: int, limit: int) -> list[Update]:
+        """Updates with a position above `after`, oldest first."""
+
+    async def snapshot(self, query: SnapshotQuery) -> list[Order]:
+        """One page of a snapshot, by order id."""
+
+    async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
+        """The cards of several orders, hidden ones left out, by place."""
+
+    async def purchase(self, account: str, number: str) -> PurchaseKey | None:
+        """Finds a purchase by its number at a supplier account."""
+
+    async def open_purchases(self, after_number: str, limit: int) -> list[OpenPurchase]:
+        """One page of all unsettled purchases, by number."""
+
+    async def open_order_counts(self) -> dict[OrderState, int]:
+        """How many orders stand in each state that isn't terminal."""
+
+    async def keep_callback(self, record: CallbackRecord) -> bool:
+        """Keeps a callback; False when the same one was kept before."""
+
+    async def data_keys(self, client_id: str) -> list[WrappedKey]:
+        """The client's data keys, the newest last."""
+
+    async def add_data_key(self, key: WrappedKey) -> WrappedKey:
+        """Adds a client's first data key and returns it, or the one that another process added first."""
+
+    async def named_secret(self, name: str, sealed: bytes) -> bytes:
+        """Stores a sealed secret under a name unless there is one, and returns the stored one."""
+
+    async def token(self, account: str) -> SealedToken | None:
+        """Reads an account's access token."""
+
+    async def save_token(self, token: SealedToken) -> None:
+        """Stores an account's access token."""
+
+    async def close(self) -> None:
+        """Finishes what was handed over and closes the database."""

@@ -1,0 +1,132 @@
+-- oldest-program-schema: 1
+--
+-- Orders, the clients' logs, what was bought and what came of it.
+--
+-- `orders` and `updates` hold bodies of a kilobyte and more. A WITHOUT ROWID table keeps at most a quarter of a page of
+-- a row in place and gives the rest pages of its own, so these two are ordinary tables; the narrow ones are their key.
+
+-- Facts about this database: `epoch`, a random number that changes when the database is restored from a backup.
+CREATE TABLE meta (
+  key   TEXT NOT NULL PRIMARY KEY,
+  value ANY  NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One row per order. `body` is the whole order; the columns beside it are there to be searched by.
+CREATE TABLE orders (
+  client_id       TEXT    NOT NULL,
+  order_id        TEXT    NOT NULL,
+  client_order_id TEXT    NOT NULL,
+  product_id      TEXT    NOT NULL,
+  -- The accounts of its purchases, each between line feeds.
+  accounts        TEXT    NOT NULL,
+  state           TEXT    NOT NULL,
+  -- Whether the state isn't terminal.
+  open            INTEGER NOT NULL CHECK (open IN (0, 1)),
+  -- Whether a snapshot of all orders shows it: it is open, or its last update wasn't pruned yet.
+  listed          INTEGER NOT NULL CHECK (listed >= open AND listed <= 1),
+  created_at      INTEGER NOT NULL,
+  -- The position of its last update in the client's log.
+  last_position   INTEGER NOT NULL CHECK (last_position > 0),
+  revision        INTEGER NOT NULL CHECK (revision > 0),
+  body            BLOB    NOT NULL,
+  PRIMARY KEY (client_id, order_id),
+  UNIQUE (client_id, client_order_id)
+) STRICT;
+
+-- Counting what is under way must not cost more as the settled orders pile up.
+CREATE INDEX orders_open ON orders (state) WHERE open = 1;
+
+-- Nor must a snapshot.
+CREATE INDEX orders_listed ON orders (client_id, order_id) WHERE listed = 1;
+
+-- The ends of every client's log. Its row is what the next position is counted from.
+CREATE TABLE heads (
+  client_id      TEXT    NOT NULL PRIMARY KEY,
+  position       INTEGER NOT NULL,
+  pruned_through INTEGER NOT NULL DEFAULT 0 CHECK (pruned_through <= position)
+) STRICT, WITHOUT ROWID;
+
+-- The logs. `body` is the whole order as of `version`; cards aren't in it.
+CREATE TABLE updates (
+  client_id TEXT    NOT NULL,
+  position  INTEGER NOT NULL,
+  order_id  TEXT    NOT NULL,
+  version   INTEGER NOT NULL,
+  -- When the version came to be, milliseconds.
+  at        INTEGER NOT NULL,
+  body      BLOB    NOT NULL,
+  PRIMARY KEY (client_id, position)
+) STRICT;
+
+-- Cards, sealed.
+CREATE TABLE cards (
+  client_id TEXT    NOT NULL,
+  order_id  TEXT    NOT NULL,
+  card_no   INTEGER NOT NULL CHECK (card_no > 0),
+  version   INTEGER NOT NULL,
+  number    TEXT    NOT NULL,
+  hidden    INTEGER NOT NULL CHECK (hidden IN (0, 1)),
+  sealed    BLOB    NOT NULL,
+  PRIMARY KEY (client_id, order_id, card_no)
+) STRICT, WITHOUT ROWID;
+
+-- Which order a number at a supplier belongs to. Numbers are used once, over all accounts.
+CREATE TABLE purchases (
+  number    TEXT    NOT NULL PRIMARY KEY,
+  account   TEXT    NOT NULL,
+  client_id TEXT    NOT NULL,
+  order_id  TEXT    NOT NULL,
+  state     TEXT    NOT NULL,
+  open      INTEGER NOT NULL CHECK (open IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+-- What the engine takes up again at start.
+CREATE INDEX purchases_open ON purchases (number) WHERE open = 1;
+
+-- Suppliers' answers that weren't understood, sealed whole: a paid card may be inside.
+CREATE TABLE answers (
+  answer_id INTEGER PRIMARY KEY,
+  client_id TEXT    NOT NULL,
+  order_id  TEXT    NOT NULL,
+  number    TEXT    NOT NULL,
+  at        INTEGER NOT NULL,
+  source    TEXT    NOT NULL,
+  sealed    BLOB    NOT NULL
+) STRICT;
+
+CREATE INDEX answers_of_order ON answers (client_id, order_id);
+
+-- Verified callbacks, the same one once.
+CREATE TABLE callbacks (
+  account  TEXT    NOT NULL,
+  digest   BLOB    NOT NULL,
+  number   TEXT    NOT NULL,
+  order_id TEXT    NOT NULL,
+  at       INTEGER NOT NULL,
+  sealed   BLOB    NOT NULL,
+  PRIMARY KEY (account, digest)
+) STRICT, WITHOUT ROWID;
+
+-- The clients' data keys, wrapped; `place` counts a client's keys from 1.
+CREATE TABLE data_keys (
+  client_id     TEXT    NOT NULL,
+  place         INTEGER NOT NULL,
+  key_id        BLOB    NOT NULL UNIQUE,
+  master_key_id TEXT    NOT NULL,
+  wrapped       BLOB    NOT NULL,
+  PRIMARY KEY (client_id, place)
+) STRICT, WITHOUT ROWID;
+
+-- Secrets of the service itself.
+CREATE TABLE secrets (
+  name   TEXT NOT NULL PRIMARY KEY,
+  sealed BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The supplier accounts' access tokens.
+CREATE TABLE tokens (
+  account    TEXT    NOT NULL PRIMARY KEY,
+  sealed     BLOB    NOT NULL,
+  fetched_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

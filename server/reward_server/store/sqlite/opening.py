@@ -1,0 +1,138 @@
+"""Opens the file: the right SQLite, alone on it, private, and with the newest schema."""
+
+import fcntl
+import os
+import secrets
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import apsw
+
+from reward_server.store import StoreRefused
+from reward_server.store.migrations import Applied, Migration, load_migrations, pending
+from reward_server.store.sqlite.group import Commit
+from reward_server.store.sqlite.sql import run
+from reward_server.store.sqlite.store import SqliteStore
+
+MIGRATIONS = load_migrations(files(__package__))
+
+_BAD_SINCE, _GOOD_SINCE = (3, 7, 0), (3, 51, 3)
+"""In between, a write racing with the reset of the write-ahead log could corrupt the database."""
+
+_WAIT_FOR_LOCK_MS = 100
+"""Only a foreign program can hold the lock. Waiting blocks the event loop, and the callers can try again."""
+
+_WAL_KEPT_BYTES = 64 << 20
+"""A log that a burst has made larger is cut back to this."""
+
+_WRITE_CACHE_KIB = 64 << 10
+"""Random client_order_ids touch pages all over their index: hold the upper levels of a large one."""
+
+_READ_CACHE_KIB = 16 << 10
+
+
+def open_sqlite(
+    path: Path,
+    *,
+    commit: Commit | None = None,
+    vfs: str | None = None,
+    migrations: tuple[Migration, ...] = MIGRATIONS,
+) -> SqliteStore:
+    """Opens or creates a database, brings its schema up to date and keeps other processes out. Raises StoreRefused.
+
+    `commit` and `vfs` replace how a commit is run and how files are written, for simulations.
+    """
+    refuse_bad_sqlite(apsw.sqlite_lib_version())
+    lock = _prepare_file(path)
+    connections: list[apsw.Connection] = []
+    try:
+        writer = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        connections.append(writer)
+        _set_up_writer(writer)
+        _migrate(writer, migrations)
+        epoch = _epoch(writer)
+        reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        connections.append(reader)
+        reader.set_busy_timeout(_WAIT_FOR_LOCK_MS)
+        _pragmas(reader, query_only="ON", cache_size=-_READ_CACHE_KIB)
+    except BaseException as error:
+        for connection in connections:
+            connection.close()
+        os.close(lock)
+        if isinstance(error, StoreRefused):
+            raise StoreRefused(f"{path}: {error}") from None
+        if isinstance(error, apsw.Error):
+            raise StoreRefused(f"{path} can't be used as a database: {error}") from error
+        raise
+    return SqliteStore(writer, reader, lock, epoch=epoch, commit=commit)
+
+
+def refuse_bad_sqlite(version: str) -> None:
+    """Raises StoreRefused for a version of SQLite that may corrupt its files."""
+    number = tuple(int(part) for part in version.split(".")[:3])
+    if _BAD_SINCE <= number < _GOOD_SINCE:
+        raise StoreRefused(
+            f"SQLite {version} can corrupt a database (3.7.0 to 3.51.2 can); install apsw 3.51.3.0 or newer"
+        )
+
+
+def _prepare_file(path: Path) -> int:
+    """Creates folder and file where missing, for this user alone, and takes the lock, which it returns."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise StoreRefused(f"{path} can't be created or written: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # SQLite gives its log and its index the permissions of the database.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except BlockingIOError:
+        os.close(lock)
+        raise StoreRefused(f"{path} is in use by another process; only one may use a SQLite store") from None
+    except OSError as error:
+        os.close(lock)
+        raise StoreRefused(f"{path} can't be created or written: {error}") from error
+    return lock
+
+
+def _set_up_writer(writer: apsw.Connection) -> None:
+    writer.set_busy_timeout(_WAIT_FOR_LOCK_MS)
+    mode = writer.execute("PRAGMA journal_mode = WAL").get
+    if mode != "wal":
+        raise StoreRefused(f"this file system allows no write-ahead log (journal mode {mode})")
+    # A commit that returned survives a power cut: FULL syncs the log at every commit; on macOS only F_FULLFSYNC
+    # reaches the medium.
+    _pragmas(
+        writer,
+        synchronous="FULL",
+        fullfsync="ON",
+        checkpoint_fullfsync="ON",
+        journal_size_limit=_WAL_KEPT_BYTES,
+        cache_size=-_WRITE_CACHE_KIB,
+    )
+
+
+def _pragmas(connection: apsw.Connection, **settings: str | int) -> None:
+    for name, value in settings.items():
+        # One by one and to the end: a statement behind one that answers with a row runs only when the row is fetched.
+        connection.execute(f"PRAGMA {name} = {value}").fetchall()
+
+
+def _migrate(writer: apsw.Connection, migrations: tuple[Migration, ...]) -> None:
+    run(writer, "create_schema")
+    applied = [Applied(*row) for row in run(writer, "applied_migrations")]
+    for migration in pending(migrations, applied):
+        # All of a migration or nothing; a process that dies in between leaves the former schema.
+        with writer:
+            writer.execute(migration.sql).fetchall()
+            row = (migration.number, migration.sha256, int(time.time() * 1000), migration.oldest_program_schema)
+            run(writer, "record_migration", *row)
+
+
+def _epoch(writer: apsw.Connection) -> int:
+    # 31 bits and never 0, so that it fits every integer type it will travel in.
+    run(writer, "set_epoch", secrets.randbelow(2**31 - 1) + 1)
+    [(epoch,)] = run(writer, "epoch")
+    return int(epoch)

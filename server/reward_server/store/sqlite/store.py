@@ -1,0 +1,257 @@
+"""The store over SQLite: one connection that writes, one that reads."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import apsw
+import msgspec
+
+from reward_server.domain.order import Order, OrderState, PurchaseState, Source
+from reward_server.store import (
+    CallbackRecord,
+    Change,
+    Created,
+    Head,
+    KeptAnswer,
+    OpenPurchase,
+    OrderQuery,
+    PurchaseKey,
+    SealedCard,
+    SealedToken,
+    SnapshotQuery,
+    StoreError,
+    Update,
+    UpdateListener,
+    WrappedKey,
+)
+from reward_server.store.codec import decode_order, encode_order
+from reward_server.store.sqlite import writing
+from reward_server.store.sqlite.group import Commit, GroupCommit
+from reward_server.store.sqlite.sql import Row, run
+
+_STRETCH = 1_000
+"""Orders that a filtered list goes through before it lets others run: about a millisecond."""
+
+_ANSWERS_LIMIT = 200
+"""An order under dispute has a handful; more come only from a supplier gone mad."""
+
+_AFTER_EVERY_ID = "\U0010ffff"
+
+
+class SqliteStore:
+    """One database file. Made by `open_sqlite`."""
+
+    def __init__(
+        self, writer: apsw.Connection, reader: apsw.Connection, lock: int, *, epoch: int, commit: Commit | None
+    ) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._lock: int | None = lock
+        self._epoch = epoch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
+        self._group = GroupCommit(writer, commit or self._commit_in_thread)
+
+    @property
+    def broken(self) -> asyncio.Event:
+        """Set when the disk failed: the process must stop acknowledging and end."""
+        return self._group.broken
+
+    @property
+    def commits(self) -> int:
+        """Commits so far."""
+        return self._group.commits
+
+    def listen(self, listener: UpdateListener) -> None:
+        """Adds a listener."""
+        self._group.listen(listener)
+
+    # --- Orders -----------------------------------------------------------------------------------------------------
+
+    async def create(self, order: Order) -> Created:
+        """Stores a new order with its purchases and logs its first update, or gives back the existing one."""
+        body = encode_order(order)
+        return await self._group.submit(lambda c, updates: writing.create(c, updates, order, body, self._epoch))
+
+    async def save(self, change: Change) -> bool:
+        """Stores a change if the stored revision is exactly one below."""
+        body = encode_order(change.order)
+        return await self._group.submit(lambda c, updates: writing.save(c, updates, change, body))
+
+    async def order(self, client_id: str, order_id: str) -> Order | None:
+        """Reads an order."""
+        rows = self._read("order", client_id, order_id)
+        return decode_order(rows[0][0]) if rows else None
+
+    async def order_by_client_order_id(self, client_id: str, client_order_id: str) -> tuple[Order | None, Head]:
+        """Reads an order and the head of the log in one transaction."""
+        [(position, pruned_through, body)] = self._read("order_and_head", client_id, client_order_id)
+        head = Head(position or 0, pruned_through or 0, self._epoch)
+        return (None if body is None else decode_order(body)), head
+
+    async def known_order_ids(self, client_id: str, order_ids: Sequence[str]) -> frozenset[str]:
+        """Those of the ids that are orders of this client."""
+        return frozenset(row[0] for row in self._read("known_order_ids", client_id, _json(order_ids)))
+
+    async def orders(self, query: OrderQuery) -> list[Order]:
+        """One page of orders, newest first."""
+        found: list[Order] = []
+        states = _json(sorted(query.states))
+        before = query.before_order_id or _AFTER_EVERY_ID
+        while True:
+            end = self._read("newest_orders_end", query.client_id, before, _STRETCH)
+            rows = self._read(
+                "newest_orders",
+                query.client_id,
+                before,
+                end[0][0] if end else "",
+                states,
+                query.product_id,
+                query.account,
+                query.created_from,
+                query.created_before,
+                query.limit - len(found),
+            )
+            found.extend(decode_order(row[0]) for row in rows)
+            if not end or len(found) >= query.limit:
+                return found
+            before = end[0][0]
+            # A filter that hardly anything passes may go through millions of orders.
+            await asyncio.sleep(0)
+
+    async def open_order_counts(self) -> dict[OrderState, int]:
+        """How many orders stand in each state that isn't terminal."""
+        return {OrderState(state): count for state, count in self._read("open_order_counts")}
+
+    async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
+        """The cards of several orders, hidden ones left out, by place."""
+        cards: dict[str, list[SealedCard]] = {}
+        for order_id, card_no, version, number, sealed in self._read("cards", client_id, _json(order_ids)):
+            cards.setdefault(order_id, []).append(SealedCard(card_no, version, number, sealed))
+        return cards
+
+    async def answers(self, client_id: str, order_id: str) -> list[KeptAnswer]:
+        """The answers kept for an order, the oldest first."""
+        rows = self._read("answers", client_id, order_id, _ANSWERS_LIMIT)
+        return [KeptAnswer(number, at, Source(source), sealed) for number, at, source, sealed in rows]
+
+    # --- The log ----------------------------------------------------------------------------------------------------
+
+    async def head(self, client_id: str) -> Head:
+        """The ends of the client's log."""
+        rows = self._read("head", client_id)
+        position, pruned_through = rows[0] if rows else (0, 0)
+        return Head(position, pruned_through, self._epoch)
+
+    async def updates(self, client_id: str, after: int, limit: int) -> list[Update]:
+        """Updates with a position above `after`, oldest first."""
+        rows = self._read("updates", client_id, after, limit)
+        return [Update(client_id, position, decode_order(body)) for position, body in rows]
+
+    async def snapshot(self, query: SnapshotQuery) -> list[Order]:
+        """One page of a snapshot, by order id."""
+        page = (query.client_id, query.after_order_id, query.up_to, query.limit)
+        if query.order_ids is None and query.client_order_ids is None:
+            rows = self._read("snapshot_all", *page)
+        else:
+            ids = _json(sorted(query.order_ids or ()))
+            rows = self._read("snapshot_some", *page, ids, _json(sorted(query.client_order_ids or ())))
+        return [decode_order(row[0]) for row in rows]
+
+    async def prune(self, client_id: str, before: int, limit: int) -> int:
+        """Drops up to `limit` updates, from the start of the log, made before that time; says how many."""
+        return await self._group.submit(lambda c, _updates: writing.prune(c, client_id, before, limit))
+
+    # --- Purchases and callbacks ------------------------------------------------------------------------------------
+
+    async def purchase(self, account: str, number: str) -> PurchaseKey | None:
+        """Finds a purchase by its number at a supplier account."""
+        rows = self._read("purchase", account, number)
+        return PurchaseKey(rows[0][0], rows[0][1], number) if rows else None
+
+    async def open_purchases(self, after_number: str, limit: int) -> list[OpenPurchase]:
+        """One page of all unsettled purchases, by number."""
+        rows = self._read("open_purchases", after_number, limit)
+        return [
+            OpenPurchase(client_id, order_id, number, account, PurchaseState(state))
+            for client_id, order_id, number, account, state in rows
+        ]
+
+    async def keep_callback(self, record: CallbackRecord) -> bool:
+        """Keeps a callback; False when the same one was kept before."""
+        row = (record.account, record.digest, record.number, record.order_id, record.at, record.sealed)
+        return await self._group.submit(lambda c, _updates: bool(run(c, "keep_callback", *row)))
+
+    # --- Keys, secrets, tokens --------------------------------------------------------------------------------------
+
+    async def data_keys(self, client_id: str) -> list[WrappedKey]:
+        """The client's data keys, the newest last."""
+        rows = self._read("data_keys", client_id)
+        return [WrappedKey(key_id, client_id, master, wrapped) for key_id, master, wrapped in rows]
+
+    async def add_data_key(self, key: WrappedKey) -> WrappedKey:
+        """Adds a client's first data key and returns it, or the one that another process added first."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> WrappedKey:
+            run(connection, "add_first_data_key", key.client_id, key.key_id, key.master_key_id, key.wrapped)
+            [*_, (key_id, master, wrapped)] = run(connection, "data_keys", key.client_id)
+            return WrappedKey(key_id, key.client_id, master, wrapped)
+
+        return await self._group.submit(work)
+
+    async def named_secret(self, name: str, sealed: bytes) -> bytes:
+        """Stores a sealed secret under a name unless there is one, and returns the stored one."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> bytes:
+            run(connection, "add_secret", name, sealed)
+            [(stored,)] = run(connection, "secret", name)
+            return bytes(stored)
+
+        return await self._group.submit(work)
+
+    async def token(self, account: str) -> SealedToken | None:
+        """Reads an account's access token."""
+        rows = self._read("token", account)
+        return SealedToken(account, *rows[0]) if rows else None
+
+    async def save_token(self, token: SealedToken) -> None:
+        """Stores an account's access token."""
+        row = (token.account, token.sealed, token.fetched_at, token.expires_at)
+        await self._group.submit(lambda c, _updates: run(c, "save_token", *row))
+
+    async def close(self) -> None:
+        """Finishes what was handed over and closes the database."""
+        await self._group.close()
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        # Closing the last connection writes the log back into the database: a disk's work, not the loop's.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close_connections)
+        self._thread.shutdown()
+        os.close(lock)
+
+    # --- Inside -----------------------------------------------------------------------------------------------------
+
+    async def _commit_in_thread(self, commit: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, commit)
+
+    def _close_connections(self) -> None:
+        for connection in (self._reader, self._writer):
+            try:
+                connection.close()
+            except apsw.Error:
+                # The log keeps what couldn't be written back; the next start does it.
+                continue
+
+    def _read(self, name: str, *values: Any) -> list[Row]:
+        self._group.check()
+        try:
+            return run(self._reader, name, *values)
+        except apsw.Error as error:
+            raise self._group.failed(error) or StoreError(f"reading failed: {error}") from error
+
+
+def _json(texts: Iterable[str]) -> str:
+    return msgspec.json.encode(list(texts)).decode()

@@ -1,0 +1,99 @@
+"""What the writers do inside the transaction they share: plain functions over a connection."""
+
+from collections.abc import Iterable
+
+import apsw
+
+from reward_server.domain.order import Order
+from reward_server.store import Change, Created, Head, Update
+from reward_server.store.codec import decode_order
+from reward_server.store.sqlite.sql import STATEMENTS, Row, run
+
+
+def create(connection: apsw.Connection, updates: list[Update], order: Order, body: bytes, epoch: int) -> Created:
+    """Inserts an order, its purchases and its first update, or finds the one that has its client_order_id."""
+    inserted = run(
+        connection,
+        "create_order",
+        order.client_id,
+        order.order_id,
+        order.client_order_id,
+        order.product_id,
+        _accounts(order),
+        order.state,
+        not order.state.is_terminal,
+        order.created_at,
+        order.revision,
+        body,
+    )
+    if not inserted:
+        [(stored,)] = run(connection, "order_by_client_order_id", order.client_id, order.client_order_id)
+        [(position, pruned_through)] = run(connection, "head", order.client_id)
+        return Created(decode_order(stored), True, Head(position, pruned_through, epoch))
+    [(position,)] = inserted
+    pruned_through = _log(connection, updates, order, position, body)
+    connection.executemany(STATEMENTS["put_purchase"], _purchase_rows(order))
+    return Created(order, False, Head(position, pruned_through, epoch))
+
+
+def save(connection: apsw.Connection, updates: list[Update], change: Change, body: bytes) -> bool:
+    """Updates an order with what came with the change, if its revision is the expected one."""
+    order = change.order
+    saved = run(
+        connection,
+        "save_order",
+        order.client_id,
+        order.order_id,
+        _accounts(order),
+        order.state,
+        not order.state.is_terminal,
+        order.revision,
+        body,
+        order.revision - 1,
+        change.visible,
+    )
+    if not saved:
+        return False
+    if change.visible:
+        _log(connection, updates, order, saved[0][0], body)
+    connection.executemany(STATEMENTS["put_purchase"], _purchase_rows(order))
+    key = (order.client_id, order.order_id)
+    for card in change.cards:
+        run(connection, "add_card", *key, card.card_no, card.version, card.number, card.hidden, card.sealed)
+    for answer in change.answers:
+        run(connection, "keep_answer", *key, answer.number, answer.at, answer.source, answer.sealed)
+    return True
+
+
+def prune(connection: apsw.Connection, client_id: str, before: int, limit: int) -> int:
+    """Drops updates made before a time from the start of a log, never one from its middle; says how many."""
+    through, dropped = 0, 0
+    for position, at in run(connection, "oldest_updates", client_id, limit):
+        if at >= before:
+            break
+        through, dropped = position, dropped + 1
+    if dropped:
+        for name in ("unlist_orders", "drop_updates", "mark_pruned"):
+            run(connection, name, client_id, through)
+    return dropped
+
+
+def _log(connection: apsw.Connection, updates: list[Update], order: Order, position: int, body: bytes) -> int:
+    """Logs an order's version at a position; returns through where the log is pruned."""
+    [(pruned_through,)] = run(connection, "advance_head", order.client_id, position)
+    run(connection, "log_update", order.client_id, position, order.order_id, order.version, order.updated_at, body)
+    updates.append(Update(order.client_id, position, order))
+    return int(pruned_through)
+
+
+def _purchase_rows(order: Order) -> Iterable[Row]:
+    for purchase in order.purchases:
+        account = order.offers[purchase.offer].account
+        state = purchase.state
+        yield (purchase.number, account, order.client_id, order.order_id, state, state.is_open)
+
+
+def _accounts(order: Order) -> str:
+    """The accounts bought from, each between line feeds: searching for one name finds no longer one."""
+    names = {order.offers[purchase.offer].account for purchase in order.purchases}
+    return "".join(f"\n{name}\n" for name in sorted(names))

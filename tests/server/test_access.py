@@ -1,0 +1,100 @@
+"""Client keys: made, hashed, and recognised."""
+
+import hashlib
+
+import pytest
+
+from reward_server.access import DEV_CLIENTS, Access, Client, Permission, new_key
+from reward_server.errors import PermissionDenied, Unauthenticated
+
+ORDER = frozenset({Permission.ORDER})
+
+
+def test_new_key() -> None:
+    """A key is 32 random bytes in base64url; what is configured is its hash."""
+    key, configured = new_key()
+    assert key.startswith("rk_")
+    assert len(key) == 3 + 43
+    assert configured == f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+    assert new_key()[0] != key
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_caller_is_found(scheme: str) -> None:
+    """A key finds its client, as text and as bytes, whatever the case of the scheme."""
+    key, configured = new_key()
+    access = Access([Client("shop", (configured.removeprefix("sha256:"),), ORDER)])
+    caller = access.authenticate(f"{scheme} {key}")
+    assert (caller.client_id, caller.permissions) == ("shop", ORDER)
+    assert access.authenticate(f"{scheme} {key}".encode()) is caller
+
+
+def test_two_keys_while_one_is_replaced() -> None:
+    """A client may have two keys, so that one can be replaced without a gap."""
+    keys = [new_key(), new_key()]
+    access = Access([Client("shop", tuple(hashed.removeprefix("sha256:") for _, hashed in keys), ORDER)])
+    assert {access.authenticate(f"Bearer {key}").client_id for key, _ in keys} == {"shop"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        b"",
+        "Bearer",
+        "Bearer ",
+        "rk_secret-guess",
+        "Basic rk_secret-guess",
+        "Bearer rk_secret-guess",
+        "Bearer  dev-key",
+        "Bearer dev-key ",
+        "Bearer " + "rk_secret-guess" * 1000,
+        "Bearer rk_secret-guessé",
+        "Bearer rk_secret-guess\ud800",
+        b"Bearer \xff\xfe",
+    ],
+)
+def test_nobody(header: str | bytes | None) -> None:
+    """Everything else is refused, with words that don't repeat what was sent."""
+    with pytest.raises(Unauthenticated) as caught:
+        Access(DEV_CLIENTS).authenticate(header)
+    assert "secret-guess" not in str(caught.value)
+    assert "key" in str(caught.value) or "Bearer" in str(caught.value)
+
+
+def test_hash_is_no_key() -> None:
+    """Who reads the configuration can't call with what stands there."""
+    hashed = DEV_CLIENTS[0].key_hashes[0]
+    for guess in (hashed, f"sha256:{hashed}"):
+        with pytest.raises(Unauthenticated):
+            Access(DEV_CLIENTS).authenticate(f"Bearer {guess}")
+
+
+@pytest.mark.parametrize(
+    ("key", "client", "permissions"),
+    [
+        ("dev-key", "dev", {"order", "read", "read_cards"}),
+        ("dev-key-2", "dev-2", {"order", "read", "read_cards"}),
+        ("dev-operator-key", "dev-operator", {"operate", "read"}),
+    ],
+)
+def test_dev_clients(key: str, client: str, permissions: set[str]) -> None:
+    """The development keys and what they may do; the operator never sees cards."""
+    caller = Access(DEV_CLIENTS).authenticate(f"Bearer {key}")
+    assert (caller.client_id, set(caller.permissions)) == (client, permissions)
+
+
+def test_permissions() -> None:
+    """A missing permission is named."""
+    caller = Access(DEV_CLIENTS).authenticate("Bearer dev-key")
+    caller.require(Permission.ORDER)
+    assert not caller.may(Permission.OPERATE)
+    with pytest.raises(PermissionDenied) as caught:
+        caller.require(Permission.OPERATE)
+    assert caught.value.permission == "operate"
+
+
+def test_repr_shows_no_hash() -> None:
+    """Clients can be printed."""
+    assert DEV_CLIENTS[0].key_hashes[0] not in repr(DEV_CLIENTS)

@@ -1,0 +1,452 @@
+"""What every store must do. An engine's tests subclass these and say how to open a fresh store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from reward_adapters.money import Money
+from reward_server.domain.order import CardPrint, Order, OrderState, PurchaseRecord, PurchaseState, Source
+from reward_server.store import (
+    CallbackRecord,
+    Change,
+    KeptAnswer,
+    OpenPurchase,
+    OrderQuery,
+    PurchaseKey,
+    SealedCard,
+    SealedToken,
+    SnapshotQuery,
+    Store,
+    Update,
+    WrappedKey,
+)
+
+from .samples import START, an_order, delivered, moved, new_id, touched
+
+
+async def all_updates(store: Store, client_id: str = "shop") -> list[Update]:
+    """A client's whole log, read in pages of two."""
+    log: list[Update] = []
+    while page := await store.updates(client_id, log[-1].position if log else 0, limit=2):
+        assert len(page) <= 2
+        log += page
+    return log
+
+
+async def all_orders(store: Store, query: OrderQuery) -> list[str]:
+    """The ids that a query finds, read in pages of two."""
+    found: list[str] = []
+    while page := await store.orders(replace(query, before_order_id=found[-1] if found else "", limit=2)):
+        assert len(page) <= 2
+        found += [order.order_id for order in page]
+    return found
+
+
+async def whole_snapshot(store: Store, query: SnapshotQuery) -> list[str]:
+    """The ids of a snapshot, read in pages of two."""
+    found: list[str] = []
+    while page := await store.snapshot(replace(query, after_order_id=found[-1] if found else "", limit=2)):
+        assert len(page) <= 2
+        found += [order.order_id for order in page]
+    return found
+
+
+def ids(orders: Iterable[Order]) -> list[str]:
+    """Their ids."""
+    return [order.order_id for order in orders]
+
+
+class OrdersConformance:
+    """Creating, changing and finding orders."""
+
+    async def test_a_created_order_is_read_back_whole(self, store: Store) -> None:
+        """What was created is what either id finds."""
+        order = an_order(max_unit_price=Money(990_000), supplier_parameters={"area": "上海"})
+        created = await store.create(order)
+        assert (created.order, created.existed, created.head.position) == (order, False, 1)
+        assert await store.order("shop", order.order_id) == order
+        assert await store.order_by_client_order_id("shop", order.client_order_id) == (order, created.head)
+
+    async def test_unknown_orders_are_none(self, store: Store) -> None:
+        """An id that was never used finds nothing, and the head of an unused log is 0."""
+        assert await store.order("shop", new_id()) is None
+        order, head = await store.order_by_client_order_id("shop", "never")
+        assert (order, head.position, head.pruned_through) == (None, 0, 0)
+        assert head.epoch > 0
+
+    async def test_the_second_create_gets_the_first_order(self, store: Store) -> None:
+        """A client_order_id that exists gives back the order as it is now and writes nothing."""
+        first = an_order(client_order_id="co-1")
+        await store.create(first)
+        change = delivered(first)
+        await store.save(change)
+        second = an_order(client_order_id="co-1")
+        created = await store.create(second)
+        assert (created.order, created.existed, created.head.position) == (change.order, True, 2)
+        assert await store.order("shop", second.order_id) is None
+        assert await store.purchase("kss_a", second.purchases[0].number) is None
+        assert [update.position for update in await all_updates(store)] == [1, 2]
+
+    async def test_of_concurrent_creates_one_wins(self, store: Store) -> None:
+        """Fifty callers with one client_order_id get one and the same order."""
+        candidates = [an_order(client_order_id="co-1") for _ in range(50)]
+        created = await asyncio.gather(*(store.create(order) for order in candidates))
+        assert sum(not one.existed for one in created) == 1
+        assert len({one.order.order_id for one in created}) == 1
+        assert await all_orders(store, OrderQuery(client_id="shop")) == [created[0].order.order_id]
+        assert len(await all_updates(store)) == 1
+
+    async def test_a_save_needs_the_revision_before(self, store: Store) -> None:
+        """The loser of a race for a revision is told so, and nothing of its change exists."""
+        order = an_order()
+        await store.create(order)
+        winner, loser = delivered(order), moved(order, PurchaseState.DEAD, OrderState.FAILED)
+        number = order.purchases[0].number
+        loser = replace(
+            loser,
+            cards=(SealedCard(1, 2, number, b"a card of the loser"),),
+            answers=(KeptAnswer(number, START, Source.QUERY, b"an answer of the loser"),),
+        )
+        assert [*await asyncio.gather(store.save(winner), store.save(loser))] == [True, False]
+        assert await store.order("shop", order.order_id) == winner.order
+        assert await store.cards("shop", [order.order_id]) == {}
+        assert [update.order.version for update in await all_updates(store)] == [1, 2]
+        assert not await store.save(winner), "the same change can't be saved twice"
+
+    async def test_an_unknown_order_cannot_be_saved(self, store: Store) -> None:
+        """A save creates nothing."""
+        change = delivered(an_order())
+        assert not await store.save(change)
+        assert await store.order("shop", change.order.order_id) is None
+        assert (await store.head("shop")).position == 0
+
+    async def test_an_invisible_save_logs_nothing(self, store: Store) -> None:
+        """A change that the client doesn't see moves the revision and no position."""
+        order = an_order()
+        await store.create(order)
+        change = touched(order)
+        assert await store.save(change)
+        assert await store.order("shop", order.order_id) == change.order
+        assert (await store.head("shop")).position == 1
+
+    async def test_lists_come_newest_first_and_page(self, store: Store) -> None:
+        """Every order comes once, from the newest to the oldest."""
+        orders = [an_order() for _ in range(5)]
+        for order in orders:
+            await store.create(order)
+        assert await all_orders(store, OrderQuery(client_id="shop")) == ids(reversed(orders))
+
+    async def test_lists_are_filtered(self, store: Store) -> None:
+        """State, product, account and time narrow a list, alone and together."""
+        kept = an_order(product_id="qq-10", created_at=START + 100)
+        early = an_order(product_id="qq-10", created_at=START)
+        settled = an_order(created_at=START + 200)
+        for order in (kept, early, settled):
+            await store.create(order)
+        await store.save(delivered(settled))
+        other = replace(kept.purchases[0], number=new_id(), offer=1)
+        failed_over = replace(kept, purchases=(*kept.purchases, other), revision=2)
+        await store.save(Change(order=failed_over, visible=False))
+
+        async def found(**filters: object) -> list[str]:
+            return await all_orders(store, replace(OrderQuery(client_id="shop"), **filters))  # type: ignore[arg-type]
+
+        assert await found(states=frozenset({OrderState.FULFILLED, OrderState.FAILED})) == ids([settled])
+        assert await found(product_id="qq-10") == ids([early, kept])
+        assert await found(account="kdb_b") == ids([kept])
+        assert await found(account="kdb") == []
+        assert await found(created_from=START + 100) == ids([settled, kept])
+        assert await found(created_before=START + 200, created_from=START + 100) == ids([kept])
+        assert await found(product_id="qq-10", account="kss_a", created_before=START + 1) == ids([early])
+
+    async def test_open_orders_are_counted_by_state(self, store: Store) -> None:
+        """Terminal orders don't count."""
+        orders = [an_order() for _ in range(3)]
+        for order in orders:
+            await store.create(order)
+        await store.save(delivered(orders[0]))
+        await store.save(moved(orders[1], PurchaseState.UNKNOWN, OrderState.OUTCOME_UNKNOWN))
+        assert await store.open_order_counts() == {OrderState.PROCESSING: 1, OrderState.OUTCOME_UNKNOWN: 1}
+
+    async def test_known_ids_are_told_from_unknown(self, store: Store) -> None:
+        """Only ids of this client's orders come back."""
+        order, foreign = an_order(), an_order("other")
+        await store.create(order)
+        await store.create(foreign)
+        asked = [order.order_id, foreign.order_id, new_id()]
+        assert await store.known_order_ids("shop", asked) == {order.order_id}
+        assert await store.known_order_ids("shop", []) == frozenset()
+
+    async def test_a_write_is_read_at_once(self, store: Store) -> None:
+        """Whoever was told of a write reads it, however many write at the same time."""
+
+        async def one() -> None:
+            order = an_order()
+            await store.create(order)
+            assert await store.order("shop", order.order_id) == order
+            change = delivered(order)
+            assert await store.save(change)
+            assert await store.order("shop", order.order_id) == change.order
+
+        await asyncio.gather(*(one() for _ in range(30)))
+
+    async def test_a_caller_that_gives_up_does_not_undo_its_write(self, store: Store) -> None:
+        """Cancelling the wait for a write leaves the write as it is."""
+        order = an_order()
+        caller = asyncio.create_task(store.create(order))
+        await asyncio.sleep(0)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        assert (await store.create(an_order(client_order_id=order.client_order_id))).order == order
+
+    async def test_a_failing_writer_fails_alone(self, store: Store) -> None:
+        """A write that can't be done at all doesn't touch those that share its commit."""
+        order = an_order()
+        await store.create(order)
+        same_id = replace(an_order(), order_id=order.order_id)
+        others = [an_order() for _ in range(5)]
+        results = await asyncio.gather(
+            *(store.create(one) for one in (*others[:3], same_id, *others[3:])), return_exceptions=True
+        )
+        assert [isinstance(result, BaseException) for result in results] == [False] * 3 + [True] + [False] * 2
+        assert ids(update.order for update in await all_updates(store)) == ids([order, *others])
+
+    async def test_one_client_sees_nothing_of_another(self, store: Store) -> None:
+        """Ids, lists, cards and logs are looked up inside one client; equal client_order_ids don't meet."""
+        order = an_order(client_order_id="co-1")
+        await store.create(order)
+        number = order.purchases[0].number
+        await store.save(delivered(order, cards=(SealedCard(1, 2, number, b"sealed"),)))
+        assert await store.order("other", order.order_id) is None
+        assert (await store.order_by_client_order_id("other", "co-1"))[0] is None
+        assert await store.orders(OrderQuery(client_id="other")) == []
+        assert await store.cards("other", [order.order_id]) == {}
+        assert await store.updates("other", 0, 10) == []
+        everything = SnapshotQuery(client_id="other", up_to=100)
+        assert await store.snapshot(everything) == []
+        assert await store.snapshot(replace(everything, order_ids=frozenset({order.order_id}))) == []
+        foreign = replace(delivered(order).order, client_id="other", revision=3)
+        assert not await store.save(Change(order=foreign, visible=True))
+        assert not (await store.create(an_order("other", client_order_id="co-1"))).existed
+
+
+class LogConformance:
+    """The clients' logs, snapshots and listeners."""
+
+    async def test_positions_have_no_gap_and_follow_the_commits(self, store: Store) -> None:
+        """However writers race, each client's log counts 1, 2, 3… and listeners hear exactly that."""
+        heard: list[Update] = []
+        store.listen(heard.extend)
+
+        async def one(client_id: str, client_order_id: str) -> None:
+            created = await store.create(an_order(client_id, client_order_id=client_order_id))
+            await asyncio.gather(*(store.save(delivered(created.order)) for _ in range(2)))
+
+        writers = [(client, f"co-{n % 15}") for n in range(20) for client in ("shop", "other")]
+        await asyncio.gather(*(one(*writer) for writer in writers))
+        for client in ("shop", "other"):
+            log = await all_updates(store, client)
+            assert [update.position for update in log] == list(range(1, 31))
+            assert [update for update in heard if update.client_id == client] == log
+            assert (await store.head(client)).position == 30
+
+    async def test_a_head_covers_its_own_order(self, store: Store) -> None:
+        """The head that comes with a creation is the position of its update or later, never earlier."""
+        created = await asyncio.gather(*(store.create(an_order()) for _ in range(20)))
+        position = {update.order.order_id: update.position for update in await all_updates(store)}
+        assert all(one.head.position == position[one.order.order_id] for one in created)
+
+    async def test_listeners_hear_before_the_writer(self, store: Store) -> None:
+        """When a write returns, its update was heard and can be read."""
+        heard: list[Update] = []
+        store.listen(heard.extend)
+        order = an_order()
+        await store.create(order)
+        assert heard == [Update("shop", 1, order)] == await all_updates(store)
+
+    async def test_an_update_carries_the_order_of_its_version(self, store: Store) -> None:
+        """Later changes leave earlier updates as they were."""
+        order = an_order()
+        await store.create(order)
+        change = delivered(touched(order).order)
+        await store.save(touched(order))
+        await store.save(change)
+        assert [update.order for update in await all_updates(store)] == [order, change.order]
+
+    async def test_a_snapshot_with_the_log_after_it_is_everything(self, store: Store) -> None:
+        """An order that changes while a snapshot is paged through leaves it and comes by the log."""
+        orders = [an_order() for _ in range(5)]
+        for order in orders:
+            await store.create(order)
+        up_to = (await store.head("shop")).position
+        query = SnapshotQuery(client_id="shop", up_to=up_to, limit=2)
+        first = await store.snapshot(query)
+        assert ids(first) == ids(orders[:2])
+        await store.save(delivered(orders[2]))
+        await store.create(an_order())
+        rest = await store.snapshot(replace(query, after_order_id=first[-1].order_id, limit=10))
+        assert ids(rest) == ids(orders[3:])
+        later = await store.updates("shop", up_to, 10)
+        assert {one.order_id for one in (*first, *rest)} | {u.order.order_id for u in later} >= set(ids(orders))
+
+    async def test_a_snapshot_shows_settled_orders_of_the_log(self, store: Store) -> None:
+        """A settled order stays in the snapshot while its last update is in the log."""
+        orders = [an_order() for _ in range(3)]
+        for order in orders:
+            await store.create(order)
+        await store.save(delivered(orders[0]))
+        assert await whole_snapshot(store, SnapshotQuery(client_id="shop", up_to=4)) == ids(orders)
+
+    async def test_a_snapshot_of_chosen_orders(self, store: Store) -> None:
+        """Either kind of id chooses, together they add up, and what doesn't exist is left out."""
+        orders = [an_order() for _ in range(5)]
+        for order in orders:
+            await store.create(order)
+        query = SnapshotQuery(
+            client_id="shop",
+            up_to=5,
+            order_ids=frozenset({orders[0].order_id, orders[1].order_id, new_id()}),
+            client_order_ids=frozenset({orders[1].client_order_id, orders[3].client_order_id, "never"}),
+        )
+        assert await whole_snapshot(store, query) == ids([orders[0], orders[1], orders[3]])
+        assert await whole_snapshot(store, replace(query, order_ids=None)) == ids([orders[1], orders[3]])
+        assert await whole_snapshot(store, replace(query, client_order_ids=None)) == ids(orders[:2])
+        assert await whole_snapshot(store, replace(query, order_ids=frozenset(), client_order_ids=None)) == []
+
+
+class PurchasesConformance:
+    """Purchases, cards, answers and callbacks."""
+
+    async def test_a_number_leads_to_its_order(self, store: Store) -> None:
+        """A supplier's number is found under its account only, those of later purchases included."""
+        order = an_order()
+        await store.create(order)
+        number = order.purchases[0].number
+        other = PurchaseRecord(number=new_id(), offer=1, first_unit=0, quantity=1)
+        await store.save(Change(order=replace(order, purchases=(*order.purchases, other), revision=2), visible=False))
+        assert await store.purchase("kss_a", number) == PurchaseKey("shop", order.order_id, number)
+        assert await store.purchase("kdb_b", other.number) == PurchaseKey("shop", order.order_id, other.number)
+        assert await store.purchase("kdb_b", number) is None
+        assert await store.purchase("kss_a", new_id()) is None
+
+    async def test_open_purchases_page_by_number(self, store: Store) -> None:
+        """Every unsettled purchase of every client comes once with its state; settled ones don't."""
+        orders = [an_order("shop" if n % 2 else "other") for n in range(6)]
+        for order in orders:
+            await store.create(order)
+        await store.save(delivered(orders[0]))
+        await store.save(moved(orders[1], PurchaseState.UNKNOWN, OrderState.OUTCOME_UNKNOWN))
+        found: list[OpenPurchase] = []
+        while page := await store.open_purchases(found[-1].number if found else "", limit=2):
+            assert len(page) <= 2
+            found += page
+        assert [one.order_id for one in found] == ids(orders[1:])
+        number = orders[1].purchases[0].number
+        assert found[0] == OpenPurchase("shop", orders[1].order_id, number, "kss_a", PurchaseState.UNKNOWN)
+
+    async def test_cards_come_by_order_and_place(self, store: Store) -> None:
+        """The cards of several orders come grouped and in their places; hidden ones stay behind."""
+        orders = [an_order(), an_order(), an_order()]
+        for order in orders:
+            await store.create(order)
+        one, two = (order.purchases[0].number for order in orders[:2])
+        cards = SealedCard(2, 2, one, b"second"), SealedCard(1, 2, one, b"first")
+        await store.save(delivered(orders[0], cards=cards))
+        hidden = SealedCard(1, 2, two, b"late", hidden=True)
+        await store.save(delivered(orders[1], cards=(hidden, SealedCard(2, 2, two, b"shown"))))
+        assert await store.cards("shop", [*ids(orders), new_id()]) == {
+            orders[0].order_id: [cards[1], cards[0]],
+            orders[1].order_id: [SealedCard(2, 2, two, b"shown")],
+        }
+
+    async def test_a_card_is_never_written_over(self, store: Store) -> None:
+        """A second card for a place fails, and the change that brought it isn't stored."""
+        order = an_order()
+        await store.create(order)
+        number = order.purchases[0].number
+        change = delivered(order, cards=(SealedCard(1, 2, number, b"the card"),))
+        await store.save(change)
+        again = delivered(change.order, cards=(SealedCard(1, 3, number, b"another"),))
+        results = await asyncio.gather(store.save(again), return_exceptions=True)
+        assert isinstance(results[0], Exception)
+        assert await store.cards("shop", [order.order_id]) == {order.order_id: list(change.cards)}
+        assert await store.order("shop", order.order_id) == change.order
+
+    async def test_prints_of_cards_are_part_of_the_order(self, store: Store) -> None:
+        """How cards are recognised is read back with the order."""
+        order = an_order()
+        await store.create(order)
+        purchase = replace(order.purchases[0], cards=(CardPrint("aa", "bb", 1),))
+        change = Change(order=replace(order.with_purchase(purchase), revision=2), visible=False)
+        await store.save(change)
+        assert await store.order("shop", order.order_id) == change.order
+
+    async def test_a_callback_is_kept_once(self, store: Store) -> None:
+        """The same body at the same account is one callback, also when two arrive together."""
+        record = CallbackRecord("kss_a", new_id(), "", b"\x01" * 32, START, b"sealed")
+        kept = await asyncio.gather(*(store.keep_callback(record) for _ in range(3)))
+        assert kept == [True, False, False]
+        assert await store.keep_callback(replace(record, account="kdb_b"))
+        assert await store.keep_callback(replace(record, digest=b"\x02" * 32))
+
+
+class SecretsConformance:
+    """Keys, secrets and tokens."""
+
+    async def test_the_first_data_key_wins(self, store: Store) -> None:
+        """Whoever adds a client's first key, all get the same one, and other clients have their own."""
+        offered = [WrappedKey(bytes([n]) * 8, "shop", "k-1", b"wrapped %d" % n) for n in range(5)]
+        got = await asyncio.gather(*(store.add_data_key(key) for key in offered))
+        assert set(got) == {offered[0]}
+        other = WrappedKey(b"another!", "other", "k-1", b"wrapped")
+        assert await store.add_data_key(other) == other
+        assert await store.data_keys("shop") == [offered[0]]
+        assert await store.data_keys("nobody") == []
+
+    async def test_the_first_secret_of_a_name_wins(self, store: Store) -> None:
+        """A named secret is set once; all get the stored one."""
+        got = await asyncio.gather(*(store.named_secret("tokens", b"secret %d" % n) for n in range(5)))
+        assert set(got) == {b"secret 0"}
+        assert await store.named_secret("cards", b"another") == b"another"
+
+    async def test_a_token_is_replaced(self, store: Store) -> None:
+        """An account's newest token is the one that is read."""
+        assert await store.token("dushu") is None
+        first = SealedToken("dushu", b"one", START, START + 1)
+        second = SealedToken("dushu", b"two", START + 1, START + 2)
+        await store.save_token(first)
+        await store.save_token(second)
+        assert await store.token("dushu") == second
+        assert await store.token("kss_a") is None
+
+
+class LifeConformance:
+    """Closing and opening again."""
+
+    async def test_everything_is_there_after_a_restart(self, open_store: Callable[[], Awaitable[Store]]) -> None:
+        """A second opening finds the orders, the log and its epoch, and counts on."""
+        store = await open_store()
+        order = an_order()
+        created = await store.create(order)
+        await store.close()
+        store = await open_store()
+        assert await store.order_by_client_order_id("shop", order.client_order_id) == (order, created.head)
+        assert (await store.create(an_order())).head == replace(created.head, position=2)
+
+    async def test_closing_finishes_what_was_handed_over(self, open_store: Callable[[], Awaitable[Store]]) -> None:
+        """A write under way when the store is closed is done."""
+        store = await open_store()
+        order = an_order()
+        writing = asyncio.create_task(store.create(order))
+        await asyncio.sleep(0)
+        await store.close()
+        assert (await writing).order == order
+        store = await open_store()
+        assert await store.order("shop", order.order_id) == order
+
+
+class StoreConformance(OrdersConformance, LogConformance, PurchasesConformance, SecretsConformance, LifeConformance):
+    """All of it. Needs the fixtures `store` (fresh) and `open_store` (opens one and the same database each time)."""
