@@ -95,7 +95,9 @@ class Access:
         """The caller of `authorization: Bearer <key>`. Raises Unauthenticated without repeating what was sent."""
         if not authorization_header:
             raise Unauthenticated("no client key; send the metadata `authorization: Bearer <key>`")
-        header = authorization_header.encode(errors="replace") if isinstance(authorization_header, str) else authorization_header
+        header = authorization_header
+        if isinstance(header, str):
+            header = header.encode(errors="replace")
         scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer" or not 0 < len(key) <= MAX_KEY_LENGTH:
             raise Unauthenticated("the authorization metadata isn't written as `Bearer <key>`")

@@ -88,6 +88,8 @@ class App:
 
     async def _build(self) -> None:
         settings = self._settings
+        self.store.on_commit(self.metrics.store_committed)
+        self.store.listen(lambda updates: self.metrics.updates_published.inc(len(updates)))
         vault = await Vault.unlock(self.store, settings.master_keys)
         catalogue = Catalogue(settings.products)
         accounts = {

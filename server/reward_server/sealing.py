@@ -19,10 +19,7 @@ import re
 import secrets
 import stat
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
-from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -43,7 +40,6 @@ _TAG_BYTES = 16
 _CARD_UTF8 = b"\x01"
 _CARD_ASCII = b"\x02"
 """JSON with every other character escaped: for text that UTF-8 can't hold. The card was paid all the same."""
-_CARD_FIELDS = fields(Card)
 _PRINT_BYTES = 16
 
 _MASTER_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -236,15 +232,16 @@ class ClientSealer:
         raise SealBroken(f"card {card_no} of order {order_id} opened, but this program can't read it")
 
     def card_print(self, order_id: str, card: Card) -> CardPrint:
-        """How the card is recognised when it is listed again, without anything that redeems it."""
-        identity: tuple[str, ...]
-        if card.supplier_card_number:
-            identity = ("supplier number", card.supplier_card_number)
-        else:
-            identity = ("fields", card.number, card.secret, card.link, card.qr_image_url, card.qr_content)
+        """How the card is recognised when it is listed again, without anything that redeems it.
+
+        Content is what redeems: prices, warranties and wordings change without making another card.
+        """
+        redeems = (card.number, card.secret, card.link, card.qr_image_url, card.qr_content)
+        numbered = bool(card.supplier_card_number)
+        identity = ("supplier number", card.supplier_card_number) if numbered else ("fields", *redeems)
         return CardPrint(
             identity=self._keyed_hash("identity", order_id, *identity),
-            content=self._keyed_hash("content", order_id, *_set_fields(card)),
+            content=self._keyed_hash("content", order_id, *redeems),
         )
 
     def _keyed_hash(self, purpose: str, order_id: str, *values: str) -> str:
@@ -324,25 +321,3 @@ def _parts(*texts: str) -> bytes:
     """Texts as bytes that no other list of texts has: each behind its length. Takes half surrogate pairs, too."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     return b"".join(len(text).to_bytes(4, "big") + text for text in encoded)
-
-
-def _set_fields(card: Card) -> list[str]:
-    """Names and values of the fields that aren't at their default.
-
-    Leaving the others out keeps the prints of stored cards when a later program knows more fields.
-    """
-    values: list[str] = []
-    for field in _CARD_FIELDS:
-        value = getattr(card, field.name)
-        if field.default is MISSING or value != field.default:
-            values += [field.name, _text(value)]
-    return values
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, datetime):
-        # The same moment named in two time zones is the same warranty.
-        return value.astimezone(UTC).isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    return str(value)

@@ -335,9 +335,7 @@ async def world(
     metrics = Metrics()
     measured: RpcMetrics = metrics
     cards = CardReader(store, vault)
-    hub = Hub(
-        store, UpdateEncoder(cards, tokens), tail_updates=tail_updates, pending_updates=pending_updates
-    )
+    hub = Hub(store, UpdateEncoder(cards, tokens), tail_updates=tail_updates, pending_updates=pending_updates)
     parts = StreamParts(
         store=store,
         hub=hub,
@@ -376,5 +374,5 @@ async def all_orders(store: Store, client_id: str) -> list[Order]:
 
 async def until(condition: Any) -> None:
     """Lets the loop run until a condition holds; the test's time limit is the end of patience."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for has no event of its own
         await asyncio.sleep(0)

@@ -68,7 +68,6 @@ def test_open_states_are_listed_from_the_start() -> None:
 def test_the_rest() -> None:
     """Accounts, streams, commits, alerts and the build."""
     metrics = Metrics()
-    metrics.purchases_open("a").inc()
     metrics.purchases_in_flight("a").inc()
     metrics.account_paused("a", paused=True)
     metrics.streams.inc()
@@ -77,7 +76,6 @@ def test_the_rest() -> None:
     metrics.store_committed(5)
     metrics.alert("overcharged")
     metrics.gauge_from("reward_test_age_seconds", "A test.", lambda: 4.5)
-    assert value(metrics, "reward_purchases_open", account="a") == 1
     assert value(metrics, "reward_purchases_in_flight", account="a") == 1
     assert value(metrics, "reward_account_paused", account="a") == 1
     assert value(metrics, "reward_stream_messages_total") == 3

@@ -203,6 +203,14 @@ class ServerProcess:
         self.process: asyncio.subprocess.Process | None = None
         self.output = place.folder / "server.log"
 
+    async def __aenter__(self) -> "ServerProcess":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process is not None and self.process.returncode is None:
+            await self.kill()
+
     async def start(self, config: Path | None = None) -> None:
         """Starts it and waits until it takes orders."""
         config = config or self.place.write()

@@ -10,7 +10,8 @@ from google.type import date_pb2
 
 from reward_sandbox import CANARY
 from rewardservice.v1 import order_pb2, reward_service_pb2
-from .harness import OTHER, State, Service, caller, refused, service
+
+from .harness import OTHER, Service, State, caller, refused, service
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
 CardKind = order_pb2.CardKind
@@ -110,7 +111,7 @@ async def test_a_supplier_that_never_answers_is_asked_and_not_sent_again(running
     (bought,) = running.books(product.split("/", maxsplit=1)[0])
     assert bought["requests"] == 1
     explained = await running.client.get(order.order_id, "EXPLAINED")
-    assert [e.outcome for e in explained.purchases[0].evidence][0] == "Unclear"
+    assert explained.purchases[0].evidence[0].outcome == "Unclear"
 
 
 async def test_a_lost_answer_without_a_query_is_settled_by_the_callback(running: Service) -> None:
@@ -189,7 +190,7 @@ async def test_another_client_sees_nothing_of_an_order(running: Service) -> None
 
 
 async def test_an_order_waits_while_its_supplier_is_down(running: Service) -> None:
-    """Refused connections prove that nothing was sent: the order stays ACCEPTED and is bought when the supplier is back."""
+    """No access token can be had, so nothing was sent: the order stays ACCEPTED, and is bought when one can."""
     running.sandbox.gate("kuaiduibao").down = True
     created = await running.client.create("kuaiduibao/card", "order-1")
     order = await running.client.get(created.order.order_id)
@@ -202,15 +203,13 @@ async def test_an_order_waits_while_its_supplier_is_down(running: Service) -> No
 async def test_the_token_of_create_shows_every_later_update(running: Service) -> None:
     """AFTER(token of CreateOrder): no gap between creating and watching."""
     created = await running.client.create("kasushou/card", "order-1")
-    versions = []
     stream = running.client.stream(
         start=reward_service_pb2.STREAM_START_AFTER,
         resume_token=created.resume_token,
         order_ids=[created.order.order_id],
         until_terminal=True,
     )
-    async for message in stream:
-        if message.WhichOneof("message") == "update":
-            versions.append(message.update.order.version)
+    messages = [message async for message in stream]
+    versions = [message.update.order.version for message in messages if message.WhichOneof("message") == "update"]
     assert versions == list(range(created.order.version + 1, versions[-1] + 1))
     assert versions

@@ -58,12 +58,11 @@ class Watch:
         self._versions: OrderedDict[str, int] = OrderedDict()
         self._in_snapshot = False
         self._failures = 0
+        self._failing_since = 0.0
         self._own_channel: aio.Channel | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yields until the server ends the stream for good, or an error comes that a new connection can't mend."""
-        clock = asyncio.get_running_loop().time
-        heard = clock()
         call: _Call | None = None
         try:
             while True:
@@ -77,11 +76,10 @@ class Watch:
                         log.warning("the log can't be continued (%s); a snapshot follows", error)
                         yield Reset(error.reason)
                     else:
-                        await self._pause(error, clock() - heard)
+                        await self._pause(error)
                     continue
                 if message is None:
                     return
-                heard = clock()
                 self._failures = 0
                 event = self._take(message)
                 if event is not None:
@@ -139,14 +137,17 @@ class Watch:
         self._versions.clear()
         return True
 
-    async def _pause(self, error: RewardError, silent_for: float) -> None:
+    async def _pause(self, error: RewardError) -> None:
         """Waits before the next connection. Raises the error when there should be none."""
+        now = asyncio.get_running_loop().time()
+        if self._failures == 0:
+            self._failing_since = now
         self._failures += 1
         delay = self._backoff.delay(self._failures, error.retry_after)
         if (
             not _is_mendable(error)
             or (is_doubtful(error) and self._failures >= self._backoff.attempts)
-            or (self._give_up_after is not None and silent_for + delay > self._give_up_after)
+            or (self._give_up_after is not None and now - self._failing_since + delay > self._give_up_after)
         ):
             raise error
         log.info("stream lost: %s; connecting again in %.1f s", error.message, delay)

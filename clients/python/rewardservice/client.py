@@ -233,8 +233,8 @@ class RewardClient:
         `until_terminal` (ids needed), once every selected order has ended.
 
         `heartbeat_interval` is 1 to 60 s; a connection silent for three times as long is left. `give_up_after` is after
-        how many seconds without any message the last error is raised; None tries for ever. Errors that a new connection
-        can't mend are raised at once. View FULL, the default for clients that may read cards, shows the cards.
+        how many seconds of failing the last error is raised; None tries for ever. Errors that a new connection can't
+        mend are raised at once. View FULL, the default for clients that may read cards, shows the cards.
 
         Close the iterator when leaving it early, so that the stream ends at once::
 

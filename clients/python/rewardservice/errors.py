@@ -22,6 +22,7 @@ An order whose outcome is unknown is never an error: the call succeeds and `Orde
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -31,7 +32,7 @@ from grpc_status import rpc_status
 
 from rewardservice.v1 import order_pb2
 
-_from_call: Callable[[aio.AioRpcError], status_pb2.Status | None] = rpc_status.from_call
+_from_call: Callable[[Any], status_pb2.Status | None] = rpc_status.from_call
 ERROR_DOMAIN = "rewardservice.v1"
 
 

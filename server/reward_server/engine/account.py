@@ -1,6 +1,7 @@
 """One supplier account at run time: its slots, its pauses, its access token and its two HTTP sides."""
 
 import asyncio
+import contextvars
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -198,7 +199,7 @@ class Account:
 
     def _fetch(self) -> "asyncio.Task[NotSent | None]":
         if self._token_fetch is None or self._token_fetch.done():
-            self._token_fetch = asyncio.create_task(self._fetch_token())
+            self._token_fetch = asyncio.create_task(self._fetch_token(), context=contextvars.Context())
         return self._token_fetch
 
     async def _fetch_token(self) -> NotSent | None:

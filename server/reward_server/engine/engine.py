@@ -6,6 +6,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Mapping
+from contextvars import Context
 from dataclasses import replace
 from typing import Any
 
@@ -303,7 +304,8 @@ class Engine:
         log.warning("alert", kind=str(kind), why=message)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        # A context of its own: what an RPC bound to its log lines is not true of the work that outlives it.
+        task = asyncio.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 

@@ -93,9 +93,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             try:
                 authorization, request_id = _read_metadata(context)
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-                bind_contextvars(request_id=request_id, method=name)
                 caller = self._authenticator.authenticate(authorization)
-                bind_contextvars(client=caller.client_id)
+                bind_contextvars(request_id=request_id, method=name, client=caller.client_id)
                 if allowed.isdisjoint(caller.permissions):
                     raise PermissionDenied(" or ".join(ALLOWED[name]))
                 _caller.set(caller)
@@ -114,10 +113,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:
                 status = status_of(error, request_id)
                 if status is None:
-                    _log.exception("an RPC failed for a reason of our own")
+                    _log.exception("an RPC failed for a reason of our own", method=name, request_id=request_id)
                     status = internal(request_id)
                 elif not isinstance(error, RewardError):
-                    _log.warning("the store failed an RPC", error=str(error))
+                    _log.warning("the store failed an RPC", error=str(error), method=name, request_id=request_id)
                 code = status.code.name
                 await context.abort(status.code, status.message, status.trailing_metadata)
             finally:

@@ -58,6 +58,8 @@ class GroupCommit:
 
     def __init__(self, connection: apsw.Connection, commit: Commit) -> None:
         self.commits = 0
+        self.on_commit: Callable[[int], None] = lambda _writes: None
+        """Told how many writes shared each commit."""
         """Commits so far, for metrics and tests."""
         self.broken = asyncio.Event()
         """Set when the store must not be used any more."""
@@ -149,6 +151,7 @@ class GroupCommit:
             broken = StoreBroken(f"the commit failed: {error}")
             return self._fail(batch, self.failed(error) or self.failed(broken) or broken)
         self.commits += 1
+        self.on_commit(len(batch))
         # Listeners first: whoever waits for the write finds the streams already told.
         self._announce([update for member in batch for update in member.updates])
         for member in batch:

@@ -64,6 +64,10 @@ class SqliteStore:
         """Commits so far."""
         return self._group.commits
 
+    def on_commit(self, observer: Callable[[int], None]) -> None:
+        """Who is told how many writes shared each commit."""
+        self._group.on_commit = observer
+
     def listen(self, listener: UpdateListener) -> None:
         """Adds a listener."""
         self._group.listen(listener)

@@ -1,0 +1,165 @@
+"""`rewardctl`: the service on the command line."""
+
+import asyncio
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from rewardservice._channel import version
+from rewardservice.errors import RewardError
+from rewardservice.v1 import order_pb2
+
+try:
+    from cyclopts import App, CycloptsError, Group, Parameter
+
+    from rewardservice._demo import DEMO_SECONDS
+    from rewardservice._demo import demo as run_demo
+    from rewardservice._options import EXIT_CODES, Exit, Given, Options, UsageError, exit_for_error
+    from rewardservice._orders import order_app
+    from rewardservice._output import Output, complain, products_table
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"rewardctl needs {missing.name}, which the client library alone does not. "
+        'Install it with: pip install "reward-service[cli]"'
+    ) from None
+
+app = App(
+    name="rewardctl",
+    help="Order rewards and watch them arrive.",
+    help_epilogue=EXIT_CODES,
+    version=version(),
+    default_parameter=Parameter(negative=(), show_default=False),
+)
+products_app = App(name="products", help="List what can be ordered, or show one product.")
+app.command(order_app)
+app.command(products_app)
+
+
+@app.meta.default
+async def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    options: Annotated[Options | None, Parameter(name="*", group=Group("Global options", sort_key=99))] = None,
+) -> Any:
+    """Takes the global options, wherever they stand, and runs the command with the rest."""
+    command, bound, wants = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    result = command(*bound.args, **bound.kwargs, **dict.fromkeys(wants, options or Options()))
+    return await result if inspect.isawaitable(result) else result
+
+
+@products_app.default
+async def list_products(*, kind: Literal["card", "coupon", "topup", "membership"] | None = None, options: Given) -> int:
+    """List what can be ordered.
+
+    Parameters
+    ----------
+    kind
+        Only products of this kind.
+    """
+    output = Output(options.output)
+    wanted = order_pb2.ProductKind.Value(f"PRODUCT_KIND_{kind.upper() if kind else 'UNSPECIFIED'}")
+    async with options.client() as client:
+        products = [product async for product in client.products(wanted, page_size=200)]
+    if output.json:
+        for product in products:
+            output.message(product)
+    else:
+        output.table(products_table(products))
+    return Exit.OK
+
+
+@products_app.command(name="show")
+async def show_product(product_id: str, /, *, options: Given) -> int:
+    """Show one product.
+
+    Parameters
+    ----------
+    product_id
+        Its id.
+    """
+    output = Output(options.output)
+    async with options.client() as client:
+        product = await client.get_product(product_id)
+    if output.json:
+        output.message(product)
+    else:
+        output.table(products_table([product]))
+    return Exit.OK
+
+
+@app.command
+async def demo(*, options: Given) -> int:
+    """Order one product of each of the five suppliers from the sandbox, and watch the cards arrive."""
+    output = Output(options.output)
+    async with options.client() as client:
+        return await run_demo(client, output, DEMO_SECONDS if options.timeout is None else options.timeout)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script that completes rewardctl in a shell, as in: rewardctl completion bash > ~/.rewardctl.bash
+
+    Parameters
+    ----------
+    shell
+        The shell.
+    """
+    sys.stdout.write(app.meta.generate_completion(prog_name="rewardctl", shell=shell))
+    return Exit.OK
+
+
+class _Notices(logging.Handler):
+    """What the client library has to say while it works, as in "connecting again"."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (`Exit`)."""
+    log = logging.getLogger("rewardservice")
+    log.setLevel(logging.INFO)
+    log.addHandler(_Notices())
+    try:
+        code = asyncio.run(_run(list(sys.argv[1:] if argv is None else argv)))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    return code
+
+
+async def _run(argv: list[str]) -> int:
+    try:
+        result = await app.meta.run_async(argv, exit_on_error=False, print_error=False, result_action="return_value")
+    except (CycloptsError, UsageError) as error:
+        complain(" ".join(str(error).split()))
+        complain("see rewardctl --help")
+        return Exit.USAGE
+    except RewardError as error:
+        return _report(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        complain(f"{error.filename or 'system'}: {error.strerror or error}")
+        return Exit.USAGE
+    except Exception as error:
+        complain(f"a defect of rewardctl, please report it: {type(error).__name__}: {error}")
+        return Exit.INTERNAL
+    return result if isinstance(result, int) else Exit.OK
+
+
+def _report(error: RewardError) -> Exit:
+    complain(" ".join(f"{error.message} ({error.reason or error.code.name})".split()))
+    for violation in error.violations:
+        complain(f"  {violation.field}: {violation.description}")
+    if error.request_id and exit_for_error(error) is Exit.INTERNAL:
+        complain(f"  request id: {error.request_id}")
+    if error.client_order_id and exit_for_error(error) in {Exit.UNAVAILABLE, Exit.INTERNAL}:
+        complain(f"  the order may exist; repeat the command with --client-order-id {error.client_order_id}")
+    return exit_for_error(error)

@@ -1,0 +1,131 @@
+"""Streams whose reader is slow or stuck, and streams of a server that goes away."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+
+from reward_server.domain.order import OrderState
+from rewardservice.v1 import reward_service_pb2 as pb
+
+from .world import Stream, World, refused, until, world
+
+SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 1_024), ("grpc.http2.bdp_probe", 0))
+"""A reader that asks for little, so that few messages block the writer."""
+HEAVY = {str(n): "x" * 512 for n in range(20)}
+"""10 KB in every update."""
+
+
+async def end_of(stream: Stream) -> tuple[list[pb.StreamOrderUpdatesResponse], grpc.aio.AioRpcError]:
+    """Reads a stream to its end, which must be an error."""
+    messages = []
+    try:
+        while (message := await stream.next()) is not None:
+            messages.append(message)
+    except grpc.aio.AioRpcError as error:
+        return messages, error
+    raise AssertionError("the stream ended without an error")
+
+
+async def test_a_stuck_reader_ends_with_its_token_and_harms_nobody(tmp_path: Path) -> None:
+    """One blocked write ends the stream with READER_TOO_SLOW and a token that loses nothing; others go on."""
+    async with world(tmp_path, stall_seconds=0.3) as served:
+        api = served.api()
+        order = (await api.create(metadata=HEAVY)).order
+        stuck, healthy = served.api(options=SMALL_WINDOW).stream(), api.stream()
+        await stuck.skip_to("snapshot_end")
+        await healthy.skip_to("snapshot_end")
+        for _ in range(100):
+            await served.change(order.order_id)
+        seen = await healthy.updates(100)
+        assert [update.order.version for update in seen] == list(range(2, 102))
+        await until(lambda: served.metrics.streams._value.get() == 1)
+        messages, error = await end_of(stuck)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert refused(error).reason == "READER_TOO_SLOW"
+        versions = [message.update.order.version for message in messages]
+        assert len(versions) < 100
+        rest = api.stream(resume_token=refused(error).metadata["resume_token"])
+        while versions[-1] < 101:
+            versions.append((await rest.skip_to("update")).order.version)
+        # The update whose write was blocked may come twice, nothing is missing.
+        assert sorted(set(versions)) == list(range(2, 102))
+        assert len(versions) <= 101
+        healthy.cancel()
+        rest.cancel()
+
+
+async def test_a_slow_reader_is_not_ended(tmp_path: Path) -> None:
+    """A reader far behind, but reading, gets everything: the server reads the log again instead of keeping it."""
+    async with world(tmp_path, stall_seconds=5, tail_updates=16, pending_updates=8) as served:
+        api = served.api()
+        order = (await api.create(metadata=HEAVY)).order
+        slow = served.api(options=SMALL_WINDOW).stream()
+        await slow.skip_to("snapshot_end")
+        for _ in range(300):
+            await served.change(order.order_id)
+        updates = await slow.updates(300)
+        assert [update.order.version for update in updates] == list(range(2, 302))
+        assert served.store.log_reads > 0  # type: ignore[attr-defined]
+        slow.cancel()
+
+
+async def test_a_reader_that_leaves_is_forgotten(served: World) -> None:
+    """A cancelled stream leaves nothing behind in the hub."""
+    api = served.api()
+    streams = [api.stream() for _ in range(10)]
+    for stream in streams:
+        await stream.skip_to("snapshot_end")
+    assert served.metrics.streams._value.get() == 10
+    for stream in streams:
+        stream.cancel()
+    await until(lambda: served.metrics.streams._value.get() == 0 and not served.hub._tails)
+
+
+async def test_draining_ends_every_stream_with_its_token(served: World) -> None:
+    """The last message is a heartbeat, the end UNAVAILABLE with RetryInfo, and the token continues."""
+    api = served.api()
+    order_id = (await api.create()).order.order_id
+    streams = [api.stream(), api.stream(order_ids=[order_id]), served.api("other-key").stream()]
+    for stream in streams:
+        await stream.skip_to("snapshot_end")
+    draining = asyncio.create_task(served.server.drain(30))
+    for stream in streams:
+        messages, error = await end_of(stream)
+        assert [message.WhichOneof("message") for message in messages] == ["heartbeat"]
+        end = refused(error)
+        assert (end.code, end.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_DRAINING")
+        assert end.retry_after is not None
+        assert 0 < end.retry_after <= 2
+        token = messages[0].heartbeat.resume_token
+        client_id = "other" if stream is streams[2] else "shop"
+        head = await served.store.head(client_id)
+        assert served.place(token, head, client_id) == head.position
+    assert await draining
+
+
+async def test_a_draining_server_takes_no_new_streams(served: World) -> None:
+    """Who comes while the server drains is sent elsewhere at once."""
+    await served.server.drain(1)
+    _, error = await end_of(served.api().stream())
+    assert refused(error).reason == "SERVER_DRAINING"
+
+
+async def test_draining_answers_who_waits_for_an_order(served: World) -> None:
+    """CreateOrder with `wait` answers with the order as it is."""
+    api = served.api()
+    waiting = asyncio.ensure_future(api.create("a-1", wait={"seconds": 30}))
+    await api.stream(client_order_ids=["a-1"]).skip_to("update")
+    await served.server.drain(1)
+    assert (await waiting).order.client_order_id == "a-1"
+
+
+async def test_a_client_that_gives_up_waiting_loses_nothing(served: World) -> None:
+    """A cancelled CreateOrder leaves its order, to be found under the same id."""
+    api = served.api()
+    waiting = asyncio.ensure_future(api.create("a-1", wait={"seconds": 30}))
+    order = (await api.stream(client_order_ids=["a-1"]).skip_to("update")).order
+    waiting.cancel()
+    await served.change(order.order_id, OrderState.FULFILLED)
+    again = await api.create("a-1")
+    assert (again.replayed, again.order.version) == (True, 2)

@@ -1,0 +1,119 @@
+"""Suppliers' callbacks over HTTP: verified, recorded, answered as each supplier expects."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from reward_sandbox import kaquan91_recharge, kuaiduibao
+from rewardservice.v1 import order_pb2
+
+from .harness import Service, State, service
+
+PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Service]:
+    async with service(tmp_path) as one:
+        yield one
+
+
+async def post(running: Service, account: str, fields: dict[str, str]) -> tuple[int, bytes]:
+    url = f"http://127.0.0.1:{running.place.http_port}/callbacks/{account}"
+    async with aiohttp.ClientSession() as session, session.post(url, data=fields) as answer:
+        return answer.status, await answer.read()
+
+
+def kuaiduibao_sign(fields: dict[str, str]) -> str:
+    """The documented rule, written here a third time: HMAC-SHA256 over the sorted fields."""
+    text = "&".join(f"{name}={fields[name]}" for name in sorted(fields))
+    return hmac.new(kuaiduibao.APP_SECRET.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize("product", ["kuaiduibao/topup", "kaquan91_recharge/topup", "kasushou/topup"])
+async def test_a_callback_is_answered_so_that_the_supplier_stops_repeating(running: Service, product: str) -> None:
+    """The sandbox checks the answer as its supplier does, and books it."""
+    created = await running.client.create(product, "order-1", recipient=PHONE)
+    await running.client.until(created.order.order_id)
+    kind = product.split("/", maxsplit=1)[0]
+    while not any(call["accepted"] for call in running.books(kind)[0]["callbacks"]):
+        # A round trip over the same event loop lets the callback go on; the test's time-out bounds the wait.
+        await running.client.get(created.order.order_id)
+    assert len(running.books(kind)[0]["callbacks"]) == 1
+
+
+async def test_forged_callbacks_change_nothing(running: Service) -> None:
+    """Wrong secret, missing signature, changed field, other supplier's rule: refused, and the order stays as it is."""
+    running.sandbox.gate("kuaiduibao").hold()
+    created = await running.client.create("kuaiduibao/topup", "order-1", recipient=PHONE)
+    explained = await running.client.get(created.order.order_id, "EXPLAINED")
+    number = explained.purchases[0].number
+    good = {"out_trade_no": number, "order_no": "TO1", "status_code": "1"}
+    signed = {**good, "_sign": kuaiduibao_sign(good)}
+    forgeries = [
+        good,
+        {**good, "_sign": "0" * 64},
+        {**signed, "status_code": "2"},
+        {**signed, "extra": "1"},
+        {**good, "_sign": hashlib.sha256(number.encode()).hexdigest()},
+    ]
+    for forged in forgeries:
+        status, answer = await post(running, "kuaiduibao", forged)
+        assert status == 200
+        assert json.loads(answer)["status"] == 0
+    order = await running.client.get(created.order.order_id)
+    assert (order.state, order.version) == (State.ORDER_STATE_ACCEPTED, 1)
+
+
+async def test_a_repeated_callback_has_one_effect(running: Service) -> None:
+    """The same callback twice is acknowledged twice and moves the order once."""
+    created = await running.client.create("kuaiduibao/topup", "order-1", recipient=PHONE)
+    order = await running.client.until(created.order.order_id)
+    explained = await running.client.get(order.order_id, "EXPLAINED")
+    purchase = explained.purchases[0]
+    fields = {"out_trade_no": purchase.number, "order_no": purchase.supplier_reference, "status_code": "1"}
+    for _ in range(2):
+        _, answer = await post(running, "kuaiduibao", {**fields, "_sign": kuaiduibao_sign(fields)})
+        assert json.loads(answer)["status"] == 1
+    assert (await running.client.get(order.order_id)).version == order.version
+
+
+async def test_a_callback_that_names_another_supplier_order_goes_to_a_person(running: Service) -> None:
+    """Signed, our number, but not the supplier's order that was bought: nothing is delivered by it."""
+    running.sandbox.gate("kaquan91_recharge").hold()
+    created = await running.client.create("kuaiduibao/topup", "order-1", recipient=PHONE)
+    accepted = State.ORDER_STATE_PROCESSING
+    order = await running.client.until(created.order.order_id, lambda order: order.state >= accepted)
+    explained = await running.client.get(order.order_id, "EXPLAINED")
+    fields = {"out_trade_no": explained.purchases[0].number, "order_no": "TO-OTHER", "status_code": "1"}
+    await post(running, "kuaiduibao", {**fields, "_sign": kuaiduibao_sign(fields)})
+    after = await running.client.get(order.order_id)
+    assert after.state in (State.ORDER_STATE_NEEDS_REVIEW, State.ORDER_STATE_FULFILLED)
+    if order.state == accepted:
+        assert after.state == State.ORDER_STATE_NEEDS_REVIEW
+
+
+async def test_a_callback_for_an_unknown_number_is_kept_and_told(running: Service) -> None:
+    """Signed well, but the number is none of ours: not acknowledged, kept, alerted."""
+    fields = {"out_trade_no": "NOT-OURS", "order_no": "TO1", "status_code": "1"}
+    _, answer = await post(running, "kuaiduibao", {**fields, "_sign": kuaiduibao_sign(fields)})
+    assert json.loads(answer)["status"] == 0
+    assert b'reward_alerts_total{kind="unexpected_answer"} 1.0' in running.app.metrics.render()
+
+
+async def test_routes_without_callbacks_give_nothing_away(running: Service) -> None:
+    """An unknown account and a supplier that never calls back answer alike."""
+    assert (await post(running, "nobody", {"a": "1"}))[0] == 404
+    assert (await post(running, "dushu", {"a": "1"}))[0] == 404
+    assert (await post(running, "kaquan91_card", {"a": "1"}))[0] == 404
+
+
+async def test_an_oversized_callback_is_refused_unread(running: Service) -> None:
+    """Larger than any documented callback by far: 413."""
+    status, _ = await post(running, "kaquan91_recharge", {"appid": kaquan91_recharge.APPID, "x": "y" * 100_000})
+    assert status == 413
