@@ -20,6 +20,7 @@ from reward_server.engine.engine import Engine
 from reward_server.http import add_ops, callback_app
 from reward_server.hub import Hub
 from reward_server.metrics import Metrics
+from reward_server.pruning import Pruner
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
 from reward_server.rpc.catalog_service import CatalogService
@@ -55,7 +56,7 @@ class App:
         self.failed = asyncio.Event()
         """Set when the server must end: its store can't be trusted any more."""
         self._ready = "starting"
-        self._started: list[Callable[[], object]] = []
+        self._background: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
 
     async def start(self) -> None:
@@ -76,7 +77,13 @@ class App:
         except BaseException:
             await self.close()
             raise
-        self._watch = asyncio.create_task(self._watch_store())
+        pruner = Pruner(
+            self.store,
+            (client.client_id for client in settings.clients),
+            retention_days=settings.stream.retention_days,
+            clock=self._clock,
+        )
+        self._background = [asyncio.create_task(work) for work in (self._watch_store(), pruner.run())]
         self._ready = ""
         log.info(
             "ready",
@@ -188,8 +195,8 @@ class App:
 
     async def close(self) -> None:
         """Ends what is left. Open purchases go on at the next start."""
-        if hasattr(self, "_watch"):
-            self._watch.cancel()
+        for task in self._background:
+            task.cancel()
         if hasattr(self, "rpc"):
             await self.rpc.stop(0)
         for runner in self._runners:

@@ -1,6 +1,7 @@
 """Errors on the wire: one table, complete in both directions."""
 
 import inspect
+from pathlib import Path
 
 import grpc
 import pytest
@@ -96,3 +97,10 @@ def test_headers_stay_small(text: str) -> None:
 def test_unknown_exceptions_have_no_status() -> None:
     """What isn't in the table is a defect, not an answer."""
     assert status_of(KeyError("x"), "r") is None
+
+
+def test_every_reason_is_explained() -> None:
+    """The page on errors has a section for each reason of the contract, and no other."""
+    page = Path(__file__).parents[2] / "docs" / "errors.md"
+    sections = {line.removeprefix("### ") for line in page.read_text().splitlines() if line.startswith("### ")}
+    assert sections == {name.removeprefix("ERROR_REASON_") for name, value in ErrorReason.items() if value}

@@ -15,7 +15,7 @@ GIVE_UP_SECONDS = 60.0
 """How long a broken stream is taken up again before a person wants to know."""
 
 
-async def follow(
+async def follow_events(
     events: AsyncGenerator[Event, None],
     *,
     progress: Progress,

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from google.protobuf.message import Message
 
 from rewardservice import values as recipients
-from rewardservice._following import GIVE_UP_SECONDS, follow, judge, look_up
+from rewardservice._following import GIVE_UP_SECONDS, follow_events, judge, look_up
 from rewardservice._options import Exit, Given, UsageError, exit_for_orders
 from rewardservice._output import Board, Output, Progress, order_details, orders_table
 from rewardservice.v1 import order_pb2
@@ -111,7 +111,7 @@ async def create(
                     until_terminal=True,
                     give_up_after=GIVE_UP_SECONDS,
                 )
-                await follow(
+                await follow_events(
                     events,
                     progress=progress,
                     output=output,
@@ -252,7 +252,7 @@ async def watch(
             give_up_after=GIVE_UP_SECONDS,
         )
         with Progress(output, board, redraw=bool(ids)) as progress:
-            ended = await follow(
+            ended = await follow_events(
                 events,
                 progress=progress,
                 output=output,

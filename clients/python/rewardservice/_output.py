@@ -36,7 +36,11 @@ class Output:
         terminal = sys.stdout.isatty()
         self.json = form == "json" or (form is None and not terminal)
         self.console = Console(
-            file=sys.stdout, highlight=False, width=None if terminal else int(os.environ.get("COLUMNS") or _WIDE)
+            file=sys.stdout,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            width=None if terminal else int(os.environ.get("COLUMNS") or _WIDE),
         )
         self.live = self.console.is_terminal and not self.json
 

@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     log.addHandler(_Notices())
     try:
-        code = asyncio.run(_run(list(sys.argv[1:] if argv is None else argv)))
+        code = asyncio.run(run(list(sys.argv[1:] if argv is None else argv)))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
@@ -134,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-async def _run(argv: list[str]) -> int:
+async def run(argv: list[str]) -> int:
+    """Runs one command in the running event loop, and returns its exit code; errors are printed."""
     try:
         result = await app.meta.run_async(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except (CycloptsError, UsageError) as error:

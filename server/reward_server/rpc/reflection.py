@@ -16,12 +16,29 @@ V1 = "grpc.reflection.v1"
 _SERVICE = "ServerReflection"
 
 
+class _SymbolPool:
+    """The descriptor pool, which doesn't find methods and fields by their names: they stand where their parent does."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:
+        """The file of a message, enum, service, method or field. Raises KeyError."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindFileContainingSymbol(symbol.rpartition(".")[0])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+
 def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
     """Serves reflection of these services, and of reflection itself."""
     _describe_v1()
     names = [*services, f"{V1}.{_SERVICE}", f"{V1ALPHA}.{_SERVICE}"]
     untyped: Any = reflection
-    servicer = untyped.aio.ReflectionServicer(names)
+    servicer = untyped.aio.ReflectionServicer(names, pool=_SymbolPool())
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from reward_server.hub import Entry, Hub, LogPruned, Watcher
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader
 from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream_snapshot_end
-from reward_server.rpc.ports import RpcMetrics
+from reward_server.rpc.ports import Count, RpcMetrics
 from reward_server.rpc.validation import Selector, Start, StreamRequest
 from reward_server.store import Head, SnapshotQuery, Store
 
@@ -45,13 +45,14 @@ class _Stalled(Exception):
 class _Writer:
     """Writes to one reader, notices silence and a blocked write.
 
-    One timer serves both, set anew only when it goes off: a busy stream pays two assignments per message for it.
+    One timer serves both, set anew only when it goes off: a busy stream pays one assignment per message for it.
     """
 
     __slots__ = (
         "_context",
         "_heartbeat",
         "_loop",
+        "_sent",
         "_stall",
         "_stalled",
         "_task",
@@ -62,12 +63,19 @@ class _Writer:
     )
 
     def __init__(
-        self, context: grpc.aio.ServicerContext[Any, bytes], heartbeat: float, stall: float, wake: Callable[[], None]
+        self,
+        context: grpc.aio.ServicerContext[Any, bytes],
+        *,
+        heartbeat: float,
+        stall: float,
+        wake: Callable[[], None],
+        sent: Count,
     ) -> None:
         self._context = context
         self._heartbeat = heartbeat
         self._stall = stall
         self._wake = wake
+        self._sent = sent
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._written = self._loop.time()
@@ -80,11 +88,17 @@ class _Writer:
         """Whether a heartbeat is due."""
         return self._loop.time() - self._written >= self._heartbeat
 
-    async def write(self, message: bytes) -> None:
-        """Writes; waits while the reader's window is full. Raises _Stalled."""
-        self._writing = self._loop.time()
+    async def write(self, messages: Iterable[bytes]) -> None:
+        """Writes one message after the other; waits while the reader's window is full. Raises _Stalled.
+
+        A message is taken from `messages` once the one before it was written.
+        """
+        write, now, count = self._context.write, self._loop.time, 0
         try:
-            await self._context.write(message)
+            for message in messages:
+                self._writing = now()
+                await write(message)
+                count += 1
         except asyncio.CancelledError:
             if not self._stalled or self._task is None:
                 raise
@@ -92,7 +106,9 @@ class _Writer:
             raise _Stalled from None
         finally:
             self._writing = None
-        self._written = self._loop.time()
+            if count:
+                self._written = now()
+                self._sent.inc(count)
 
     def close(self) -> None:
         """Stops watching the time."""
@@ -168,7 +184,13 @@ class UpdateStream:
             await check_orders(parts.store, self._client_id, request.selector)
             self._position = self._first_position()
             watcher.start(self._position, self._head)
-            writer = _Writer(self._context, request.heartbeat, parts.stall_seconds, watcher.wake)
+            writer = _Writer(
+                self._context,
+                heartbeat=request.heartbeat,
+                stall=parts.stall_seconds,
+                wake=watcher.wake,
+                sent=parts.metrics.stream_messages,
+            )
             parts.metrics.streams.inc()
             try:
                 await self._begin(writer)
@@ -192,9 +214,10 @@ class UpdateStream:
         if self._request.start is Start.SNAPSHOT:
             async for page in self._pages():
                 cards = await self._parts.cards.read(page)
-                for order, its_cards in zip(page, cards, strict=True):
-                    await self._write(writer, stream_snapshot(order, its_cards, full=self._request.full))
-            await self._write(writer, stream_snapshot_end(self._token()))
+                pairs = zip(page, cards, strict=True)
+                full = self._request.full
+                await writer.write(stream_snapshot(order, its_cards, full=full) for order, its_cards in pairs)
+            await writer.write([stream_snapshot_end(self._token())])
         else:
             await self._beat(writer)
             if self._remaining is not None:
@@ -228,12 +251,9 @@ class UpdateStream:
     async def _follow(self, watcher: Watcher, writer: _Writer) -> None:
         while True:
             entries = await watcher.read()
-            await watcher.load(entries)
-            for entry in entries:
-                await self._write(writer, watcher.message(entry, full=self._request.full))
-                self._position = entry.update.position
-                if self._ended_by(entry):
-                    return
+            if entries:
+                await watcher.load(entries)
+                await writer.write(self._messages(watcher, entries))
             self._position = watcher.position
             if self._is_complete:
                 return
@@ -244,22 +264,24 @@ class UpdateStream:
                 await self._beat(writer)
             await watcher.wait()
 
-    def _ended_by(self, entry: Entry) -> bool:
-        # Updates up to the head are older than what `_pages` saw.
-        if self._remaining is not None and entry.update.position > self._head.position:
-            self._remaining.saw(entry.update.order)
-        return self._is_complete
+    def _messages(self, watcher: Watcher, entries: Iterable[Entry]) -> Iterator[bytes]:
+        for entry in entries:
+            yield watcher.message(entry, full=self._request.full)
+            # We come back here once it was written.
+            self._position = entry.update.position
+            if self._remaining is not None:
+                # Updates up to the head are older than what `_pages` saw.
+                if entry.update.position > self._head.position:
+                    self._remaining.saw(entry.update.order)
+                if self._is_complete:
+                    return
 
     @property
     def _is_complete(self) -> bool:
         return self._remaining is not None and self._remaining.none and self._position >= self._head.position
 
     async def _beat(self, writer: _Writer) -> None:
-        await self._write(writer, stream_heartbeat(self._token(), self._parts.now_ms()))
-
-    async def _write(self, writer: _Writer, message: bytes) -> None:
-        await writer.write(message)
-        self._parts.metrics.stream_messages.inc()
+        await writer.write([stream_heartbeat(self._token(), self._parts.now_ms())])
 
     def _token(self) -> str:
         return self._parts.tokens.resume_token(self._client_id, self._head.epoch, self._position)

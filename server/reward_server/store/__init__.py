@@ -226,6 +226,9 @@ class Store(Protocol):
     async def snapshot(self, query: SnapshotQuery) -> list[Order]:
         """One page of a snapshot, by order id."""
 
+    async def prune(self, client_id: str, before: int, limit: int) -> int:
+        """Drops up to `limit` updates, from the start of the log, made before that time; says how many."""
+
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
 
