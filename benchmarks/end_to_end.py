@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 
@@ -38,6 +39,12 @@ def memory_kib(pid: int) -> int:
         if line.startswith("VmRSS"):
             return int(line.split()[1])
     raise LookupError(pid)
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def configure(folder: Path, grpc_port: int, sandbox: str, in_flight: int) -> Path:
@@ -83,7 +90,7 @@ async def run(orders: int, callers: int, product: str, in_flight: int) -> dict[s
 async def measure(channel: grpc.aio.Channel, pid: int, orders: int, callers: int, product: str) -> dict[str, object]:
     stub = reward_service_pb2_grpc.RewardServiceStub(channel)
     idle = memory_kib(pid)
-    stream = stub.StreamOrderUpdates(
+    stream: Any = stub.StreamOrderUpdates(
         reward_service_pb2.StreamOrderUpdatesRequest(start=reward_service_pb2.STREAM_START_NOW), metadata=KEY
     )
     await stream.read()
@@ -109,6 +116,7 @@ async def measure(channel: grpc.aio.Channel, pid: int, orders: int, callers: int
             )
             answered.append(time.perf_counter() - begun)
 
+    cpu = cpu_seconds(pid)
     started = time.perf_counter()
     following = asyncio.create_task(follow())
     await asyncio.gather(*(call() for _ in range(callers)))
@@ -123,6 +131,7 @@ async def measure(channel: grpc.aio.Channel, pid: int, orders: int, callers: int
         "callers": callers,
         "created_per_second": round(orders / created),
         "delivered_per_second": round(orders / done),
+        "server_cpu_ms_per_order": round(1000 * (cpu_seconds(pid) - cpu) / orders, 2),
         "create_ms_p50": round(1000 * answered[len(answered) // 2], 1),
         "create_ms_p99": round(1000 * answered[int(len(answered) * 0.99)], 1),
         "create_to_card_ms_p50": round(1000 * through[len(through) // 2], 1),

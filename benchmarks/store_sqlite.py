@@ -1,4 +1,3 @@
-# ruff: noqa: T201 - a benchmark prints
 """How many orders the SQLite store takes, and how many commits they cost.
 
     python benchmarks/store_sqlite.py [--folder DIR] [--orders 20000]

@@ -413,9 +413,7 @@ class Supplier(Protocol):
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
         """The exchange that buys. `Refused` (certain) where the wire can't say it, as in a number that is too long."""
 
-    def query(
-        self, purchases: Sequence[Purchase], context: Context
-    ) -> Call[Mapping[str, Outcome]] | NotOffered:
+    def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]] | NotOffered:
         """The exchange that asks what became of up to `query_batch` purchases; answers by number, all of them.
 
         `NotSent` for every number when the supplier refused the question because of us (token, rate, signature).

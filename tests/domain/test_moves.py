@@ -232,7 +232,7 @@ def test_an_uncertain_refusal_is_believed_only_with_a_look_that_finds_nothing() 
 
 
 def test_absence_is_proof_only_at_the_second_look_after_a_full_grace_period() -> None:
-    """One look, or looks before the grace period is over, prove nothing; neither does one while the sender may write."""
+    """One look, or looks inside the grace period, prove nothing; neither does one while the sender may write."""
     numbers = Numbers()
     order = in_state(PurchaseState.UNKNOWN, numbers)
     record = order.purchase("N1")
@@ -337,9 +337,7 @@ def test_cards_that_come_in_parts_are_shown_as_they_come_and_stored_once() -> No
         ((card(1), card(1)), ReviewReason.CONTRADICTION),
     ],
 )
-def test_a_list_of_cards_that_cannot_be_true_goes_to_a_person(
-    listed: tuple[Card, ...], reason: ReviewReason
-) -> None:
+def test_a_list_of_cards_that_cannot_be_true_goes_to_a_person(listed: tuple[Card, ...], reason: ReviewReason) -> None:
     """Too many cards, a missing one, the same one twice: nothing is overwritten, nothing is released."""
     numbers = Numbers()
     order = submitting(numbers, quantity=2, max_units=2)

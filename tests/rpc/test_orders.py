@@ -83,8 +83,8 @@ async def test_products_decide_last(served: World) -> None:
 async def test_waiting_ends_with_the_order(served: World) -> None:
     """`wait` returns with the terminal state the moment it is on disk, and the token stands behind it."""
     api = served.api()
+    follower = await api.awaiting("a-1")
     waiting = asyncio.ensure_future(api.create("a-1", wait=wait(30), view=order_pb2.ORDER_VIEW_FULL))
-    follower = api.stream(client_order_ids=["a-1"])
     order = (await follower.skip_to("update")).order
     await served.change(order.order_id)
     await served.change(order.order_id, OrderState.FULFILLED, cards=1)
@@ -114,8 +114,8 @@ async def test_waiting_ends_before_the_callers_deadline(served: World) -> None:
 async def test_an_answer_after_waiting_shows_what_came_meanwhile(served: World) -> None:
     """When time is up, the latest version is answered."""
     api = served.api()
-    waiting = asyncio.ensure_future(api.create("a-1", wait=wait(0.3)))
-    follower = api.stream(client_order_ids=["a-1"])
+    follower = await api.awaiting("a-1")
+    waiting = asyncio.ensure_future(api.create("a-1", wait=wait(1)))
     await served.change((await follower.skip_to("update")).order.order_id, OrderState.OUTCOME_UNKNOWN)
     assert (await waiting).order.state == order_pb2.ORDER_STATE_OUTCOME_UNKNOWN
     follower.cancel()

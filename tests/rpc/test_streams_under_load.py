@@ -114,8 +114,9 @@ async def test_a_draining_server_takes_no_new_streams(served: World) -> None:
 async def test_draining_answers_who_waits_for_an_order(served: World) -> None:
     """CreateOrder with `wait` answers with the order as it is."""
     api = served.api()
+    follower = await api.awaiting("a-1")
     waiting = asyncio.ensure_future(api.create("a-1", wait={"seconds": 30}))
-    await api.stream(client_order_ids=["a-1"]).skip_to("update")
+    await follower.skip_to("update")
     await served.server.drain(1)
     assert (await waiting).order.client_order_id == "a-1"
 
@@ -123,8 +124,9 @@ async def test_draining_answers_who_waits_for_an_order(served: World) -> None:
 async def test_a_client_that_gives_up_waiting_loses_nothing(served: World) -> None:
     """A cancelled CreateOrder leaves its order, to be found under the same id."""
     api = served.api()
+    follower = await api.awaiting("a-1")
     waiting = asyncio.ensure_future(api.create("a-1", wait={"seconds": 30}))
-    order = (await api.stream(client_order_ids=["a-1"]).skip_to("update")).order
+    order = (await follower.skip_to("update")).order
     waiting.cancel()
     await served.change(order.order_id, OrderState.FULFILLED)
     again = await api.create("a-1")

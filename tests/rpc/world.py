@@ -158,6 +158,12 @@ class Api:
         request = pb.StreamOrderUpdatesRequest(**fields)
         return Stream(self.rewards.StreamOrderUpdates(request, metadata=self.metadata))
 
+    async def awaiting(self, client_order_id: str) -> "Stream":
+        """A stream that awaits an order that doesn't exist yet."""
+        stream = self.stream(client_order_ids=[client_order_id])
+        await stream.skip_to("snapshot_end")
+        return stream
+
 
 class Stream:
     """A stream as its reader sees it."""

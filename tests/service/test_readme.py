@@ -92,9 +92,9 @@ async def test_the_grpcurl_session_works_as_printed(server: ServerProcess) -> No
 
 def test_the_readme_links_to_pages_that_exist() -> None:
     """Every relative link of the README and of the pages under docs/ leads somewhere."""
-    broken = []
+    broken: list[str] = []
     for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
-            if "://" not in target and not (page.parent / target).exists():
-                broken.append(f"{page.relative_to(ROOT)} → {target}")
+        targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text())
+        missing = (t for t in targets if "://" not in t and not (page.parent / t).exists())
+        broken.extend(f"{page.relative_to(ROOT)} → {target}" for target in missing)
     assert broken == []

@@ -83,7 +83,8 @@ class RewardError(Exception):
             *([f"client_order_id {self.client_order_id}"] if self.client_order_id else []),
             *([f"request {self.request_id}"] if self.request_id else []),
         ]
-        fields = "".join(f"; {v.field}: {v.description}" for v in self.violations)
+        # A server with one complaint makes it the message.
+        fields = "".join(f"; {v.field}: {v.description}" for v in self.violations if v.description not in self.message)
         return f"{self.message}{fields} ({', '.join(tags)})"
 
 
