@@ -11,7 +11,7 @@ from reward_server.rpc.interceptor import ALLOWED
 from reward_server.store import StoreUnavailable
 from rewardservice.v1 import catalog_service_pb2, reward_service_pb2
 
-from .world import CLIENTS, Api, World, refused
+from .world import CLIENTS, Api, World, refused, until
 
 METHODS = [
     method
@@ -145,9 +145,12 @@ async def test_calls_are_counted(served: World) -> None:
     await api.create()
     with pytest.raises(grpc.aio.AioRpcError):
         await api.get("x")
-    text = served.metrics.render().decode()
-    assert 'reward_rpc_finished_total{code="OK",method="RewardService/CreateOrder"} 1.0' in text
-    assert 'reward_rpc_finished_total{code="NOT_FOUND",method="RewardService/GetOrder"} 1.0' in text
+    expected = (
+        b'reward_rpc_finished_total{code="OK",method="RewardService/CreateOrder"} 1.0',
+        b'reward_rpc_finished_total{code="NOT_FOUND",method="RewardService/GetOrder"} 1.0',
+    )
+    # The answer may arrive before the server has counted it.
+    await until(lambda: all(line in served.metrics.render() for line in expected))
 
 
 async def test_a_large_request_is_refused(served: World) -> None:

@@ -211,15 +211,16 @@ class ServerProcess:
         if self.process is not None and self.process.returncode is None:
             await self.kill()
 
-    async def start(self, config: Path | None = None) -> None:
-        """Starts it and waits until it takes orders."""
+    async def start(self, config: Path | None = None, *, probe: bool = True) -> None:
+        """Starts it and, with `probe`, waits until it takes calls."""
         config = config or self.place.write()
         with self.output.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "reward_server", "serve", "--config", str(config),
                 stdout=output, stderr=output, env={**os.environ, "REWARD_LOGGING__FORMAT": "json"},
             )  # fmt: skip
-        await self._ready()
+        if probe:
+            await self._ready()
 
     async def _ready(self) -> None:
         assert self.process is not None
