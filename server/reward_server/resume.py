@@ -87,7 +87,8 @@ class Tokens:
         # Every part is preceded by its length: no two lists of parts make the same text.
         parts = [purpose, content, *(text.encode() for text in bound_to)]
         message = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        return hmac.digest(self._key, message, hashlib.sha256)[:_MAC_BYTES]
+        # Keyed BLAKE2b is a MAC by design, and a tenth of the time that OpenSSL 3 takes to set up an HMAC.
+        return hashlib.blake2b(message, key=self._key, digest_size=_MAC_BYTES).digest()
 
 
 def _decoded(token: str) -> bytes | None:
