@@ -81,14 +81,20 @@ async def test_a_watch_goes_on_through_a_killed_server(server: ServerProcess) ->
     async with RewardClient(f"127.0.0.1:{place.grpc_port}", key="dev-key") as client:
         created = await client.create_order("kasushou/card-delayed", client_order_id="order-1")
         seen = [created.order.version]
+        accepted = asyncio.Event()
 
         async def follow() -> None:
             events = client.watch(
                 order_ids=[created.order.order_id], resume_token=created.resume_token, until_terminal=True
             )
-            seen.extend([event.order.version async for event in events if isinstance(event, Update)])
+            async for event in events:
+                if isinstance(event, Update):
+                    seen.append(event.order.version)
+                    accepted.set()
 
         following = asyncio.create_task(follow())
+        # Killed before the request was written, the order would rightly fail as never received.
+        await accepted.wait()
         await server.kill()
         await server.start(config=place.folder / "reward.toml")
         await following
