@@ -186,3 +186,61 @@ async def test_sigterm_ends_streams_with_their_token_and_the_process_with_zero(t
         assert first.WhichOneof("message") == "heartbeat"
         await client.close()
         assert await server.stop() == 0
+
+
+async def test_a_drain_waits_for_an_answer_that_nobody_could_ask_for_again(tmp_path: Path) -> None:
+    """SIGTERM while Kuaiduibao, which has no query, is about to answer: its card is taken before the process ends."""
+    async with (
+        Sandbox(SandboxSettings(port=0, step_seconds=0.05)) as sandbox,
+        ServerProcess(
+            Place(folder=tmp_path, sandbox_url=sandbox.url, account={**QUICK, "read_timeout": 30.0})
+        ) as server,
+    ):
+        gate = sandbox.gate("kuaiduibao")
+        gate.hold()
+        client = Caller(server.place.grpc_port)
+        created = await client.create("kuaiduibao/card", "order-1")
+        await held(sandbox, "kuaiduibao", 1)
+        stream = client.stream(start=reward_service_pb2.STREAM_START_AFTER, resume_token=created.resume_token)
+        await stream.read()
+        stopping = asyncio.create_task(server.stop())
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        # The stream has ended, so the drain is under way, and it still waits for the supplier.
+        assert not stopping.done()
+        gate.release()
+        assert await stopping == 0
+        await server.start(config=tmp_path / "reward.toml")
+        order = await client.get(created.order.order_id)
+        assert order.state == State.ORDER_STATE_FULFILLED
+        assert [entry["requests"] for entry in sandbox.books("kuaiduibao")["orders"]] == [1]
+        await client.close()
+
+
+async def test_a_second_sigterm_ends_at_once_and_loses_nothing(tmp_path: Path) -> None:
+    """While a drain waits for a supplier, a second signal ends it; the next start goes on with what is on disk."""
+    async with (
+        Sandbox(SandboxSettings(port=0, step_seconds=0.05)) as sandbox,
+        ServerProcess(
+            Place(folder=tmp_path, sandbox_url=sandbox.url, account={**QUICK, "read_timeout": 30.0})
+        ) as server,
+    ):
+        sandbox.gate("kasushou").hold()
+        client = Caller(server.place.grpc_port)
+        created = await client.create("kasushou/card", "order-1")
+        await held(sandbox, "kasushou", 1)
+        stream = client.stream(start=reward_service_pb2.STREAM_START_AFTER, resume_token=created.resume_token)
+        await stream.read()
+        assert server.process is not None
+        server.process.terminate()
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await stream.read() is not grpc.aio.EOF:
+                pass
+        assert await server.stop() == 1
+        sandbox.gate("kasushou").release()
+        await server.start(config=tmp_path / "reward.toml")
+        order = await client.until(created.order.order_id)
+        assert order.state == State.ORDER_STATE_FULFILLED
+        assert [entry["requests"] for entry in sandbox.books("kasushou")["orders"]] == [1]
+        await client.close()
