@@ -103,10 +103,17 @@ def day(value: object, form: str) -> date | None:
         return None
 
 
+_LIFETIME_DIGITS = 12
+_MONTH = 30 * 24 * _HOUR
+
+
 def lifetime(value: object) -> float | None:
     """The seconds a token lives; `None` when it doesn't say so. A longer one than a month is taken for a month."""
     seconds = text(value)
-    return min(float(seconds), 30 * 24 * _HOUR) if seconds.isdecimal() and int(seconds) else None
+    if not seconds.isdecimal() or not seconds.strip("0"):
+        return None
+    # Whatever has so many digits is longer than a month, and Python refuses to read thousands of them.
+    return _MONTH if len(seconds.lstrip("0")) > _LIFETIME_DIGITS else min(float(seconds), _MONTH)
 
 
 def same_text(ours: str, theirs: object) -> bool:

@@ -322,7 +322,9 @@ def _message(answer: object, purchase: Purchase, token: str | None) -> str:
 
 
 def _refusal_of_us(reply: HttpReply, code: str, message: str) -> NotSent | None:
-    """Refusals by the gateway: whatever was asked, it had no effect."""
+    """Refusals by the gateway: whatever was asked, it had no effect. Success in the body counts for more."""
+    if code == SUCCESS:
+        return None
     if code in TOKEN_CODES:
         return NotSent(cause=NotSentCause.TOKEN_REFUSED, detail=f"code {show_code(code)}")
     if code in CONFIGURATION_CODES:

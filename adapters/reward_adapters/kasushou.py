@@ -107,7 +107,9 @@ REFUSED = Answer(b"fail", status=403)
 PRODUCT_DIGITS = 18
 """`id` is an int on page 48; more digits fit no integer of a shop's."""
 
-RATE_TEXTS = re.compile(r"rate limit|daily limit|too many requests|频繁|频率|限流", re.IGNORECASE)
+RATE_TEXTS = re.compile(
+    r"rate limit|daily limit|too many requests|(请求|访问|接口|调用)(过于|太|过)?频繁|限流", re.IGNORECASE
+)
 CONFIGURATION_TEXTS = re.compile(
     r"签名|signature|时间戳|timestamp|^用户(不存在|编号|已?被?禁用)|^(invalid|unknown) user|ip not allowed|白名单",
     re.IGNORECASE,
@@ -259,9 +261,9 @@ def _attach(purchase: Purchase) -> dict[str, str]:
 
 def read_bought(reply: HttpReply, *, purchase: Purchase, config: Config) -> Outcome:
     """What the answer to a purchase means."""
-    if refusal := _refusal_by_http(reply):
-        return refusal
     answer, code, message = _envelope(reply, purchase)
+    if refusal := _refusal_by_http(reply, code):
+        return refusal
     match answer:
         case {"data": dict(data)} if code == SUCCESS:
             return _read_taken(data, purchase)
@@ -288,9 +290,9 @@ def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
 
 def read_details(reply: HttpReply, *, purchases: Sequence[Purchase], config: Config) -> Mapping[str, Outcome]:
     """What the order detail says about each number: matched by number, never by place."""
-    if refusal := _refusal_by_http(reply):
-        return {purchase.number: refusal for purchase in purchases}
     answer, code, message = _envelope(reply, *purchases)
+    if refusal := _refusal_by_http(reply, code):
+        return {purchase.number: refusal for purchase in purchases}
     everything: Outcome
     match answer:
         case {"data": list(orders)} if code == SUCCESS:
@@ -397,7 +399,10 @@ def _unclear(reply: HttpReply, code: str, message: str) -> Unclear:
     return Unclear(f"HTTP {reply.status}, code {show_code(code) or 'missing'}: {message}")
 
 
-def _refusal_by_http(reply: HttpReply) -> NotSent | None:
+def _refusal_by_http(reply: HttpReply, code: str) -> NotSent | None:
+    """Refusals of us by HTTP status. Success in the body counts for more: sent again, it might be bought again."""
+    if code == SUCCESS:
+        return None
     if reply.status == 401:
         return NotSent(cause=NotSentCause.CONFIGURATION, detail="HTTP 401")
     return rate_limited(reply)

@@ -199,14 +199,17 @@ def _unsayable(purchase: Purchase, recipient: str) -> Refused | None:
 
 def read_created(reply: HttpReply, *, purchase: Purchase, refusals: frozenset[str], token: str | None) -> Outcome:
     """What the create answer means."""
+    answer = reply.json()
+    code = text(answer.get("code")) if isinstance(answer, dict) else ""
+    if code == "0" and reply.status != 200:
+        # Success in the body counts for more than a refusal in the status: sent again, it might be bought again.
+        return Unclear(f"HTTP {reply.status} with code 0", doubt=Doubt.CONTRADICTION)
     if reply.status == 401:
         return NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
     if limited := rate_limited(reply):
         return limited
     if reply.status != 200:
         return Unclear(f"HTTP {reply.status}")
-    answer = reply.json()
-    code = text(answer.get("code")) if isinstance(answer, dict) else ""
     match answer:
         case {"data": dict(data)} if code == "0":
             return _read_taken(data, purchase)

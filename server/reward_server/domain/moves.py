@@ -226,6 +226,9 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
     },
 }
 
+LONGEST_WAIT_MS = 300_000
+"""How long a supplier may ask one purchase to wait before it is sent: a slip of its pen must not cost days."""
+
 RESOLVED_BY_EVIDENCE = frozenset({ReviewReason.DEADLINE, ReviewReason.CARD_MISSING})
 """Reviews that clean evidence ends without a person; all others need one."""
 
@@ -266,6 +269,7 @@ class AlertKind(StrEnum):
     UNEXPECTED_ANSWER = "unexpected_answer"
     SUPPLIER_BALANCE = "supplier_balance"
     SUPPLIER_REFUSES_US = "supplier_refuses_us"
+    DEFECT = "defect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +425,7 @@ def _check_reference(purchase: PurchaseRecord, event: Event) -> Event:
     """A supplier that names another order of its own under our number contradicts itself."""
     known = purchase.supplier_reference
     told = event.supplier_reference if isinstance(event, Accepted | Delivered) else None
-    if known is not None and told is not None and known != told:
+    if purchase.state is not PurchaseState.DEAD and known is not None and told is not None and known != told:
         return Unclear("the supplier's own order number changed", Doubt.CONTRADICTION, alert=True)
     return event
 
@@ -434,10 +438,14 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         and not isinstance(event, OperatorDelivered | OperatorDead)
         and move is not Move.STAY
     ):
-        # Only a person ends this review; what comes in the meantime is noted for that person.
+        # Only a person ends this review; what comes in the meantime is kept for that person, cards hidden.
+        if isinstance(event, Delivered) and event.cards:
+            return _hide(order, purchase, event.cards, around)
         return _noted(purchase, event)
     match move:
         case Move.STAY:
+            if isinstance(event, Unclear) and event.doubt is not None and purchase.state is PurchaseState.DELIVERED:
+                return _alerted(purchase, event, AlertKind.CONTRADICTION, event.reason)
             return _Moved(purchase)
         case Move.ALERT:
             kind = AlertKind.REVERSED if isinstance(event, Refunded | CancelConfirmed) else AlertKind.CONTRADICTION
@@ -458,7 +466,7 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
             return _doubt(purchase, event, move)
         case Move.COUNT_ABSENCE:
             if purchase.refusal is not None:
-                return _Moved(_dead(purchase, purchase.refusal))
+                return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
         case Move.RESEND_OR_DIE:
             return _absent(purchase, event)
@@ -473,7 +481,8 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
 def _wait(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
     if not isinstance(event, NotSent):
         raise TypeError(event)
-    not_before = around.at + int(1000 * event.retry_after) if event.retry_after else purchase.not_before
+    wait_ms = min(int(1000 * (event.retry_after or 0)), LONGEST_WAIT_MS)
+    not_before = around.at + wait_ms if wait_ms else purchase.not_before
     token_refused = event.cause is NotSentCause.TOKEN_REFUSED
     if purchase.state is PurchaseState.WAITING:
         return _Moved(replace(purchase, not_before=not_before))
@@ -486,6 +495,8 @@ def _wait(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Mov
             token_resent=purchase.token_resent or token_refused,
             review=None,
             absent_looks=0,
+            refusal=None,
+            refused_for=None,
         )
     )
 
@@ -500,6 +511,7 @@ def _accept(purchase: PurchaseRecord, event: Event) -> _Moved:
         cost=purchase.cost if event.cost is None else event.cost,
         absent_looks=0,
         refusal=None,
+        refused_for=None,
     )
     # Clean evidence from before the deadline doesn't undo it: only an end does.
     return _Moved(changed)
@@ -517,6 +529,7 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
         cost=purchase.cost if event.cost is None else event.cost,
         absent_looks=0,
         refusal=None,
+        refused_for=None,
     )
     needs_cards = order.product_kind.delivers_cards
     prints = [around.print_card(card) for card in event.cards]
@@ -564,7 +577,8 @@ def _refuse(purchase: PurchaseRecord, event: Event) -> _Moved:
         else ()
     )
     if event.certain:
-        return _Moved(_dead(replace(purchase, refused_for=event.about), failure), alerts=alerts)
+        ended = _end(purchase, failure, event.about)
+        return replace(ended, alerts=ended.alerts + alerts)
     if purchase.state is PurchaseState.ACCEPTED:
         return _alerted(purchase, event, AlertKind.CONTRADICTION, "accepted before, now refused")
     return _Moved(
@@ -579,22 +593,19 @@ def _refund(purchase: PurchaseRecord, event: Event) -> _Moved:
     changed = replace(purchase, cost=cost, refunded=event.amount)
     if event.amount is not None and cost is not None and event.amount < cost:
         return _review(replace(changed, state=PurchaseState.ACCEPTED), ReviewReason.PARTIAL_REFUND)
-    if purchase.cards:
-        # Cards of a refunded order must not be used, and some were handed over already.
-        return _review(changed, ReviewReason.CONTRADICTION)
     detail = event.detail or "the supplier couldn't deliver and returned the money"
-    return _Moved(_dead(changed, Failure(FailureReason.REFUNDED, detail)))
+    return _end(changed, Failure(FailureReason.REFUNDED, detail))
 
 
 def _doubt(purchase: PurchaseRecord, event: Event, move: Move) -> _Moved:
     changed = replace(purchase, state=PurchaseState.UNKNOWN) if move is Move.DOUBT else purchase
     if not isinstance(event, Unclear):
         return _Moved(changed)
-    alerts = (Alert(AlertKind.UNEXPECTED_ANSWER, event.reason),) if event.alert else ()
-    if event.doubt is None:
-        return _Moved(changed, alerts=alerts)
-    reviewed = _review(changed, _DOUBTS[event.doubt])
-    return replace(reviewed, alerts=reviewed.alerts + alerts)
+    if event.doubt is not None:
+        return _review(changed, _DOUBTS[event.doubt])
+    if event.alert:
+        return _alerted(changed, event, AlertKind.UNEXPECTED_ANSWER, event.reason)
+    return _Moved(changed)
 
 
 def _absent(purchase: PurchaseRecord, event: Event) -> _Moved:
@@ -611,7 +622,7 @@ def _absent(purchase: PurchaseRecord, event: Event) -> _Moved:
             )
         )
     failure = Failure(FailureReason.NEVER_RECEIVED, "the supplier never received the order (two looks after grace)")
-    return _Moved(_dead(purchase, failure))
+    return _end(purchase, failure)
 
 
 def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
@@ -622,22 +633,25 @@ def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
             failure = Failure(FailureReason.OPERATOR, event.reason)
         case _:
             # A cancelled purchase has no failure: the order shows CANCELLED.
-            return _Moved(replace(purchase, state=PurchaseState.DEAD, review=None))
-    return _Moved(_dead(purchase, failure))
+            return _end(purchase, None)
+    return _Moved(_dead(purchase, failure, None))
 
 
 def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
-    cards = event.cards if isinstance(event, Delivered | OperatorDelivered) else ()
+    kept = _hide(order, purchase, event.cards if isinstance(event, Delivered | OperatorDelivered) else (), around)
+    told = _alerted(kept.purchase, event, AlertKind.LATE_SUCCESS, "a purchase given up as dead was delivered after all")
+    return replace(told, cards=kept.cards)
+
+
+def _hide(order: Order, purchase: PurchaseRecord, cards: Sequence[Card], around: Circumstances) -> _Moved:
+    """Keeps cards that aren't for the client: paid for, perhaps, but of a purchase that isn't simply delivered."""
     prints = [around.print_card(card) for card in cards]
     new = _new_cards(order, purchase, cards, prints, hidden=True)
     stored = tuple(
-        replace(print_, card_no=card.card_no) for print_, card in zip(_unknown(purchase, prints), new, strict=True)
+        replace(print_, card_no=card.card_no, hidden=True)
+        for print_, card in zip(_unknown(purchase, prints), new, strict=True)
     )
-    changed = replace(purchase, cards=purchase.cards + stored)
-    return replace(
-        _alerted(changed, event, AlertKind.LATE_SUCCESS, "a purchase given up as dead was delivered after all"),
-        cards=new,
-    )
+    return _Moved(replace(purchase, cards=purchase.cards + stored), new)
 
 
 def _review(purchase: PurchaseRecord, reason: ReviewReason) -> _Moved:
@@ -646,13 +660,21 @@ def _review(purchase: PurchaseRecord, reason: ReviewReason) -> _Moved:
     return _Moved(replace(purchase, review=reason), alerts=(Alert(AlertKind.REVIEW, f"needs review: {reason}"),))
 
 
-def _dead(purchase: PurchaseRecord, failure: Failure) -> PurchaseRecord:
-    return replace(purchase, state=PurchaseState.DEAD, failure=failure, refusal=None, review=None)
+def _end(purchase: PurchaseRecord, failure: Failure | None, about: RefusedFor | None = None) -> _Moved:
+    """Death by what the supplier says; a purchase whose cards were handed over can't simply be dead."""
+    if purchase.cards:
+        return _review(purchase, ReviewReason.CONTRADICTION)
+    return _Moved(_dead(purchase, failure, about))
+
+
+def _dead(purchase: PurchaseRecord, failure: Failure | None, about: RefusedFor | None) -> PurchaseRecord:
+    return replace(purchase, state=PurchaseState.DEAD, failure=failure, refused_for=about, refusal=None, review=None)
 
 
 def _noted(purchase: PurchaseRecord, event: Event) -> _Moved:
     """Adds nothing if the same was noted last: evidence of a review isn't a log."""
-    if purchase.evidence and purchase.evidence[-1].outcome == _name(event):
+    last = purchase.evidence[-1] if purchase.evidence else None
+    if last is not None and (last.outcome, last.detail) == (_name(event), _detail(event)):
         return _Moved(purchase)
     # The evidence itself is added by `advance`, because the purchase isn't the same object any more.
     return _Moved(replace(purchase, updated_at=purchase.updated_at + 1))
@@ -745,7 +767,7 @@ def _settle(before: Order, order: Order, at: int) -> tuple[Order, bool]:
     purchases = [order.purchase(number) for number in current]
     state = order_state(order.purchases, order.quantity)
     delivered = sum(
-        p.quantity if p.state is PurchaseState.DELIVERED else len(p.cards)
+        p.quantity if p.state is PurchaseState.DELIVERED else sum(not card.hidden for card in p.cards)
         for p in purchases
         if p.state is not PurchaseState.DEAD
     )

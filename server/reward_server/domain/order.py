@@ -122,6 +122,8 @@ class CardPrint:
     """Equal only if every field is equal."""
     card_no: int = 0
     """The card's place in its order, from 1; 0 until it is stored."""
+    hidden: bool = False
+    """Kept, but not for the client: see `moves`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +167,7 @@ class PurchaseRecord:
     refusal: Failure | None = None
     """An uncertain refusal, waiting for a look that confirms it."""
     refused_for: RefusedFor | None = None
-    """What the refusal that killed it was about."""
+    """What the refusal was about that killed it, or that waits for a look."""
     supplier_reference: str | None = None
     cost: Money | None = None
     refunded: Money | None = None

@@ -20,7 +20,8 @@ from reward_adapters.contract import (
 from reward_server.clock import Clock
 from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
 from reward_server.metrics import Metrics
-from reward_server.store import SealedToken, Store
+from reward_server.sealing import SealError
+from reward_server.store import SealedToken, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,9 @@ LONGEST_HOLD_SECONDS = 30.0
 CONFIGURATION_PAUSE_SECONDS = 60.0
 """A supplier that refuses *us* is asked again after this: the mistake may be on its side (an IP not registered yet),
 and a minute neither floods it nor holds orders back for long."""
+
+LONGEST_RETRY_AFTER = 300.0
+"""What a supplier asks us to wait is believed up to this: a slip of its pen must not stop an account for days."""
 
 LOOKS_AT_ONCE = 4
 """Questions under way per account: looks are cheap, but a supplier's own limits are unknown."""
@@ -164,7 +168,7 @@ class Account:
         elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
             rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
             self._failures_in_row = min(self._failures_in_row + 1, 16)
-            self._resting_until = now + max(rest, result.retry_after or 0.0)
+            self._resting_until = now + max(rest, min(result.retry_after or 0.0, LONGEST_RETRY_AFTER))
             if self._failures_in_row == 1:
                 log.warning("supplier not reached", account=self.name, cause=str(result.cause), detail=result.detail)
 
@@ -187,6 +191,8 @@ class Account:
 
     def drop_token(self, used: str | None) -> None:
         """Forgets a token that the supplier refused, unless it was replaced meanwhile."""
+        if used is None:
+            return
         self._refused_token = used
         if used == self._token:
             self._token = None
@@ -205,12 +211,16 @@ class Account:
     async def _fetch_token(self) -> NotSent | None:
         if self._token is None and await self._load_token():
             return None
-        call = self.supplier.fetch_token(self.context())
-        if isinstance(call, NotOffered):
-            return None
         started = self._clock.monotonic()
-        reply = await self.look_side.ask(call.request)
-        result = call.read(reply) if isinstance(reply, HttpReply) else _no_token(reply)
+        try:
+            call = self.supplier.fetch_token(self.context())
+            if isinstance(call, NotOffered):
+                return None
+            reply = await self.look_side.ask(call.request)
+            result = call.read(reply) if isinstance(reply, HttpReply) else _no_token(reply)
+        except Exception:
+            log.exception("an adapter failed to fetch a token", account=self.name)
+            result = NotSent(cause=NotSentCause.NO_TOKEN, detail="a defect of the adapter")
         name = type(result).__name__ if isinstance(result, Token) else str(result.cause)
         self._metrics.supplier_called(self.name, "token", name, self._clock.monotonic() - started)
         if isinstance(result, NotSent):
@@ -223,18 +233,27 @@ class Account:
         self._take_token(result.value, result.expires_in)
         now_ms = self._clock.now_ms()
         sealed = self._sealer.seal(result.value.encode(), "token", self.name)
-        await self._store.save_token(SealedToken(self.name, sealed, now_ms, now_ms + int(1000 * result.expires_in)))
+        token = SealedToken(self.name, sealed, now_ms, now_ms + int(1000 * result.expires_in))
+        try:
+            await self._store.save_token(token)
+        except StoreError as error:
+            # Usable all the same; the next start fetches another.
+            log.warning("access token not stored", account=self.name, why=str(error))
         log.info("access token renewed", account=self.name, expires_in=result.expires_in)
         return None
 
     async def _load_token(self) -> bool:
         """Takes a token that an earlier run left, if it will live for a while."""
-        stored = await self._store.token(self.name)
+        try:
+            stored = await self._store.token(self.name)
+            value = self._sealer.open(stored.sealed, "token", self.name).decode() if stored else ""
+        except (StoreError, SealError) as error:
+            log.warning("stored access token not usable", account=self.name, why=str(error))
+            return False
         if stored is None:
             return False
         lifetime = (stored.expires_at - stored.fetched_at) / 1000
         remaining = (stored.expires_at - self._clock.now_ms()) / 1000
-        value = self._sealer.open(stored.sealed, "token", self.name).decode()
         if remaining <= self._margin(lifetime) or value == self._refused_token:
             return False
         self._take_token(value, remaining)

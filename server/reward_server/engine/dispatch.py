@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 
 from reward_adapters.contract import (
-    Absent,
     Call,
     Context,
     HttpReply,
@@ -30,12 +29,15 @@ from reward_server.engine.facts import facts
 from reward_server.engine.ledger import Happening, Ledger, OrderGone
 from reward_server.engine.looks import Looks, send_deadline
 from reward_server.metrics import Metrics
-from reward_server.store import PurchaseKey, StoreUnavailable
+from reward_server.store import PurchaseKey, StoreError, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
 STORE_REST_SECONDS = 1.0
 """How long nothing is sent after the store couldn't take an intention."""
+
+DEFECT_REST_SECONDS = 60.0
+"""After a defect of our own a purchase that wasn't sent is tried again this late: it will hardly mend itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +74,41 @@ class Dispatcher:
         self._alert = alert
         self._spawn = spawn
         self._ready: dict[str, list[tuple[float, int, PurchaseKey]]] = defaultdict(list)
+        self._expiring: list[tuple[float, int, PurchaseKey]] = []
+        self._expiry_timer: asyncio.TimerHandle | None = None
         self._queued: set[str] = set()
         self._tie = itertools.count()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stopped = False
 
-    def enqueue(self, key: PurchaseKey, account: Account, *, not_before: int = 0) -> None:
-        """Sends a purchase as soon as the account has a slot for it; queued twice it is sent once."""
+    def enqueue(self, key: PurchaseKey, account: Account, order: Order) -> None:
+        """Sends a waiting purchase as soon as the account has a slot for it; queued twice it is sent once."""
         if key.number in self._queued:
             return
         self._queued.add(key.number)
-        self._push(key, account, max(0.0, (not_before - self._clock.now_ms()) / 1000))
+        now_ms = self._clock.now_ms()
+        # The deadline acts by itself: it must not wait for an account that rests.
+        expires = self._clock.monotonic() + (send_deadline(order, account) - now_ms) / 1000
+        heapq.heappush(self._expiring, (expires, next(self._tie), key))
+        self._set_expiry_timer()
+        self._push(key, account, max(0.0, (order.purchase(key.number).not_before - now_ms) / 1000))
 
     def send_now(self, key: PurchaseKey, account: Account, order: Order, *, intended_at: float) -> None:
         """Sends a purchase whose intention was stored together with its order. The caller has taken the slot."""
         self._spawn(self._hold_slot(account, self._send(key, account, order, intended_at)))
+
+    def release(self, account: Account) -> None:
+        """Gives a slot back and uses it for whoever waits for one."""
+        account.give_slot()
+        self._pump(account)
 
     def stop(self) -> None:
         """Sends nothing new. What is under way goes on."""
         self._stopped = True
         for timer in self._timers.values():
             timer.cancel()
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
 
     @property
     def stopped(self) -> bool:
@@ -126,13 +142,31 @@ class Dispatcher:
         try:
             await work
         finally:
-            account.give_slot()
-            self._pump(account)
+            self.release(account)
 
     def _again(self, key: PurchaseKey, account: Account, delay: float) -> None:
         if key.number not in self._queued:
             self._queued.add(key.number)
             self._push(key, account, delay)
+
+    def _set_expiry_timer(self) -> None:
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        if self._expiring and not self._stopped:
+            wait = max(0.0, self._expiring[0][0] - self._clock.monotonic())
+            self._expiry_timer = asyncio.get_running_loop().call_later(wait, self._expire_due)
+
+    def _expire_due(self) -> None:
+        now = self._clock.monotonic()
+        while self._expiring and self._expiring[0][0] <= now:
+            _, _, key = heapq.heappop(self._expiring)
+            if key.number in self._queued:
+                self._spawn(self._expire(key))
+        self._set_expiry_timer()
+
+    async def _expire(self, key: PurchaseKey) -> None:
+        """Never sent and never to be sent. The table says no if it was sent meanwhile."""
+        await self._ledger.apply(key, Happening(number=key.number, event=DeadlinePassed(), source=Source.DEADLINE))
 
     # --- One purchase
 
@@ -142,9 +176,7 @@ class Dispatcher:
             if order.purchase(key.number) not in sendable(order):
                 return
             if self._clock.now_ms() >= send_deadline(order, account):
-                await self._ledger.apply(
-                    key, Happening(number=key.number, event=DeadlinePassed(), source=Source.DEADLINE)
-                )
+                await self._expire(key)
                 return
             if await account.ensure_token() is not None:
                 self._again(key, account, account.ready_in())
@@ -160,13 +192,33 @@ class Dispatcher:
         except OrderGone as error:
             log.error("order of a purchase is gone", order_id=str(error))
             return
+        except Exception:
+            log.exception("a purchase couldn't be begun", order_id=key.order_id, account=account.name)
+            self._alert(AlertKind.DEFECT, f"a purchase at {account.name} couldn't be begun")
+            self._again(key, account, DEFECT_REST_SECONDS)
+            return
         if intended is not None:
             await self._send(key, account, intended, intended_at)
 
     async def _send(self, key: PurchaseKey, account: Account, order: Order, intended_at: float) -> None:
         """Writes the request, unless too much time has passed since the intention, and applies the answer."""
         context = account.context()
-        call = account.supplier.place(facts(order, key.number, account), context)
+        if account.traits.needs_token and context.token is None:
+            # Dropped between the look at it and now.
+            await self._apply(
+                key, NotSent(cause=NotSentCause.NO_TOKEN, detail="the token was just refused"), ended=True
+            )
+            return
+        try:
+            call = account.supplier.place(facts(order, key.number, account), context)
+        except Exception:
+            log.exception("an adapter failed to build a request", order_id=key.order_id, account=account.name)
+            self._alert(AlertKind.DEFECT, f"the adapter of {account.name} failed to build a request")
+            defect = NotSent(
+                cause=NotSentCause.OWN_LIMIT, detail="a defect of the adapter", retry_after=DEFECT_REST_SECONDS
+            )
+            await self._apply(key, defect, ended=True)
+            return
         if isinstance(call, Refused):
             # The supplier's wire can't say it: nothing was written, and nothing ever will be.
             await self._apply(key, call, ended=True)
@@ -176,8 +228,8 @@ class Dispatcher:
         if isinstance(reply, Pending):
             self._metrics.supplier_called(account.name, "place", "Timeout", self._clock.monotonic() - sent.started)
             account.heard(None)
-            await self._apply(key, Unclear(f"no answer within {account.traits.read_timeout:g} s"), ended=False)
             self._spawn(self._await_late(sent, reply))
+            await self._apply(key, Unclear(f"no answer within {account.traits.read_timeout:g} s"), ended=False)
             return
         await self._conclude(sent, reply)
 
@@ -196,9 +248,9 @@ class Dispatcher:
         outcome: Outcome
         raw = b""
         if isinstance(reply, HttpReply):
-            outcome, raw = sent.call.read(reply), reply.body
+            outcome, raw = self._read(sent, reply), reply.body
         elif isinstance(reply, Broken):
-            outcome = Unclear(reply.reason)
+            outcome, raw = Unclear(reply.reason), reply.raw
         else:
             outcome = reply
         seconds = self._clock.monotonic() - sent.started
@@ -208,45 +260,55 @@ class Dispatcher:
         account.heard(outcome)
         if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.CONFIGURATION:
             self._alert(AlertKind.SUPPLIER_REFUSES_US, f"{account.name} refuses us: {outcome.detail}")
+        answered = self._happening(sent.key, outcome, ended=True, raw=raw)
         if isinstance(outcome, Refused) and not outcome.certain and account.traits.queryable:
-            outcome, raw = await self._doubt_refusal(sent.key, account, outcome, raw)
-        await self._apply(sent.key, outcome, ended=True, raw=raw)
+            # A refusal that isn't on the reviewed list is believed only with a look that finds nothing. Both are
+            # evidence, and the table weighs them: a look that found the order meanwhile counts as much.
+            await self._ledger.apply(sent.key, answered, *await self._look_at_once(sent.key, account))
+        else:
+            await self._ledger.apply(sent.key, answered)
+
+    def _read(self, sent: _Sent, reply: HttpReply) -> Outcome:
+        try:
+            return sent.call.read(reply)
+        except Exception:
+            log.exception("an adapter failed to read an answer", order_id=sent.key.order_id, account=sent.account.name)
+            return Unclear("a defect of the adapter: it failed to read the answer", alert=True)
 
     async def _token_refused(self, sent: _Sent, outcome: NotSent) -> NotSent:
         """A refused token is renewed and the purchase sent once more; refused again, something else is wrong."""
-        order = await self._ledger.load(sent.key)
+        sent.account.drop_token(sent.context.token)
+        try:
+            order = await self._ledger.load(sent.key)
+        except StoreError:
+            # Whether it was renewed before isn't known; what is known is that nothing was bought.
+            return outcome
         if not order.purchase(sent.key.number).token_resent:
-            sent.account.drop_token(sent.context.token)
             return outcome
         return NotSent(cause=NotSentCause.CONFIGURATION, detail="a fresh access token was refused as well")
 
-    async def _doubt_refusal(
-        self, key: PurchaseKey, account: Account, refused: Refused, raw: bytes
-    ) -> tuple[Outcome, bytes]:
-        """A refusal that isn't on the reviewed list is believed only after a look that finds nothing."""
-        order = await self._ledger.load(key)
-        found, found_raw = (await self._looks.ask(account, [(order, key.number)]))[key.number]
+    async def _look_at_once(self, key: PurchaseKey, account: Account) -> list[Happening]:
+        """What one look says; nothing when it couldn't be made or understood, and looks go on then."""
+        try:
+            order = await self._ledger.load(key)
+            found, raw = (await self._looks.ask(account, [(order, key.number)]))[key.number]
+        except StoreError as error:
+            log.error("no look: the store can't be read", order_id=key.order_id, why=str(error))
+            return []
         match found:
-            case Absent():
-                confirmed = Refused(
-                    code=refused.code,
-                    message=f"{refused.message} (a look found no order)",
-                    certain=True,
-                    about=refused.about,
-                )
-                return confirmed, raw
             case NotSent() | Unclear(doubt=None):
-                # Couldn't be asked or understood: the refusal stays uncertain and looks go on.
-                return refused, raw
+                return []
             case _:
-                return found, found_raw
+                return [Happening(number=key.number, event=found, source=Source.QUERY, raw=raw)]
 
-    async def _apply(self, key: PurchaseKey, outcome: Outcome, *, ended: bool, raw: bytes = b"") -> None:
-        happening = Happening(
+    async def _apply(self, key: PurchaseKey, outcome: Outcome, *, ended: bool) -> None:
+        await self._ledger.apply(key, self._happening(key, outcome, ended=ended))
+
+    def _happening(self, key: PurchaseKey, outcome: Outcome, *, ended: bool, raw: bytes = b"") -> Happening:
+        return Happening(
             number=key.number,
             event=outcome,
             source=Source.PLACE,
             written_until=self._clock.now_ms() if ended else None,
             raw=raw or None,
         )
-        await self._ledger.apply(key, happening)

@@ -17,7 +17,7 @@ from reward_server.catalogue import Catalogue, Product
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.ids import IdSource
-from reward_server.domain.moves import AlertKind, SenderLost
+from reward_server.domain.moves import AlertKind, DeadlinePassed, Event, SenderLost
 from reward_server.domain.order import Order, PurchaseState, Source
 from reward_server.engine.account import Account
 from reward_server.engine.dispatch import Dispatcher
@@ -43,6 +43,8 @@ PARK_SECONDS = 10.0
 RECOVERY_PAGE = 1_000
 RECOVERY_AT_ONCE = 256
 """Purchases recovered at once: enough to fill group commits, few enough not to load 100,000 orders together."""
+
+DRAIN_STEP_SECONDS = 0.05
 
 DRAIN_RETRY_SECONDS = 1.0
 
@@ -70,6 +72,7 @@ class Engine:
         self._metrics = metrics
         self._owner = new_id()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._creating: set[asyncio.Task[Created]] = set()
         self._failed: Callable[[BaseException], None] = _log_failure
         self.ledger = Ledger(store, vault, clock=clock, new_id=new_id, metrics=metrics)
         self._looks = Looks(self.ledger, clock=clock, metrics=metrics, spawn=self._spawn)
@@ -103,7 +106,10 @@ class Engine:
         check_against_product(request, product)
         order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, usable=self._usable)
         # A cancelled caller must not tear this apart: what is stored has to be sent.
-        return await asyncio.shield(asyncio.ensure_future(self._create(order, request)))
+        creating = asyncio.create_task(self._create(order, request))
+        self._creating.add(creating)
+        creating.add_done_callback(self._creating.discard)
+        return await asyncio.shield(creating)
 
     async def _create(self, order: Order, request: OrderRequest) -> Created:
         intended_at = self._clock.monotonic()
@@ -112,11 +118,11 @@ class Engine:
             created = await self.ledger.create(order)
         except BaseException:
             for account in taken.values():
-                account.give_slot()
+                self._dispatcher.release(account)
             raise
         if created.existed:
             for account in taken.values():
-                account.give_slot()
+                self._dispatcher.release(account)
             return self._replay(created, request)
         for number, account in taken.items():
             key = PurchaseKey(order.client_id, order.order_id, number)
@@ -221,6 +227,11 @@ class Engine:
 
     async def _recover(self, found: OpenPurchase) -> None:
         key = PurchaseKey(found.client_id, found.order_id, found.number)
+        order = await self.ledger.load(key)
+        record = order.purchase(found.number)
+        if record.owner == self._owner:
+            # Begun by this process while it was still looking around.
+            return
         account = self._accounts.get(found.account)
         if account is None:
             log.error(
@@ -229,50 +240,50 @@ class Engine:
                 order_id=found.order_id,
                 number=found.number,
             )
-            return
-        if found.state is PurchaseState.SUBMITTING:
+            self._alert(AlertKind.DEFECT, f"account {found.account} has open purchases but isn't configured any more")
+        exchange_was_open = record.state is PurchaseState.UNKNOWN and record.written_until == 0
+        if record.state is PurchaseState.SUBMITTING or exchange_was_open:
             # The process that was sending is dead (one process per file), so nothing is written any more.
-            lost = Happening(
-                number=found.number,
-                event=SenderLost(),
-                source=Source.RECOVERY,
-                written_until=self._clock.now_ms(),
-            )
-            await self.ledger.apply(key, lost)
-        elif found.state in WATCHED:
-            order = await self.ledger.load(key)
-            record = order.purchase(found.number)
-            if record.state is PurchaseState.UNKNOWN and record.written_until == 0:
-                # Its exchange was still open when the last run ended; it ended with it.
-                ended = Happening(
-                    number=found.number,
-                    event=SenderLost(),
-                    source=Source.RECOVERY,
-                    written_until=self._clock.now_ms(),
-                )
-                await self.ledger.apply(key, ended)
-            self._looks.watch(key, account, found.state, delay=0.0)
-        else:
-            self._dispatcher.enqueue(key, account)
+            await self._happened(key, SenderLost(), Source.RECOVERY, written_until=self._clock.now_ms())
+        elif account is None and record.state is PurchaseState.WAITING:
+            # Never sent, and there is nobody to send it to.
+            await self._happened(key, DeadlinePassed(), Source.RECOVERY)
+        elif account is not None and record.state in WATCHED:
+            self._looks.watch(key, account, record, delay=0.0)
+        elif account is not None and record in moves.sendable(order):
+            self._dispatcher.enqueue(key, account, order)
+
+    async def _happened(
+        self, key: PurchaseKey, event: Event, source: Source, *, written_until: int | None = None
+    ) -> None:
+        await self.ledger.apply(
+            key, Happening(number=key.number, event=event, source=source, written_until=written_until)
+        )
 
     async def drain(self) -> None:
-        """Sends nothing new, waits a while for what is under way, and leaves the rest to the next start."""
+        """Sends nothing new, waits a while for what is under way, and leaves the rest to the next start.
+
+        Purchases at suppliers with a query are awaited for a few seconds, since the next start can ask; those without
+        up to their read time-out: their answer may be the only copy of a card.
+        """
         self._dispatcher.stop()
         self._looks.stop()
-        patience = PARK_SECONDS
-        for account in self._accounts.values():
-            if account.in_flight and not account.traits.queryable:
-                # Its answer may be the only copy of a card.
-                patience = max(patience, account.traits.connect_timeout + account.traits.read_timeout)
-        deadline = self._clock.monotonic() + patience
-        while any(a.in_flight for a in self._accounts.values()):
-            remaining = deadline - self._clock.monotonic()
-            sending = [task for task in self._tasks if not task.done()]
-            if remaining <= 0 or not sending:
-                break
-            await asyncio.wait(sending, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
-            if not any(a.in_flight and not a.traits.queryable for a in self._accounts.values()):
-                deadline = min(deadline, self._clock.monotonic() + PARK_SECONDS)
+        begun = self._clock.monotonic()
+        while True:
+            busy = [account for account in self._accounts.values() if account.in_flight]
+            if not busy and not self._creating:
+                return
+            patience = PARK_SECONDS
+            for account in busy:
+                if not account.traits.queryable:
+                    patience = max(patience, account.traits.connect_timeout + account.traits.read_timeout)
+            remaining = begun + patience - self._clock.monotonic()
+            if remaining <= 0:
+                log.info("purchases parked for the next start", count=sum(account.in_flight for account in busy))
+                return
+            pause = asyncio.create_task(asyncio.sleep(DRAIN_STEP_SECONDS))
+            await asyncio.wait({pause, *self._creating}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            pause.cancel()
 
     async def close(self) -> None:
         """Ends everything; purchases under way are settled by the next start."""
@@ -291,13 +302,16 @@ class Engine:
         ready = {p.number for p in moves.sendable(order)}
         for purchase in order.purchases:
             key = PurchaseKey(order.client_id, order.order_id, purchase.number)
-            account = self._accounts[order.offers[purchase.offer].account]
+            account = self._accounts.get(order.offers[purchase.offer].account)
+            if account is None:
+                # Of an account that isn't configured any more; `_recover` has told.
+                continue
+            if purchase.state in WATCHED:
+                self._looks.watch(key, account, purchase)
+                continue
+            self._looks.unwatch(purchase.number, settled=not purchase.state.is_open)
             if purchase.number in ready:
-                self._dispatcher.enqueue(key, account, not_before=purchase.not_before)
-            elif purchase.state in WATCHED:
-                self._looks.watch(key, account, purchase.state)
-            elif not purchase.state.is_open:
-                self._looks.unwatch(purchase.number)
+                self._dispatcher.enqueue(key, account, order)
 
     def _alert(self, kind: AlertKind, message: str) -> None:
         self._metrics.alert(kind)

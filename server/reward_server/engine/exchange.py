@@ -11,11 +11,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 import aiohttp
+import structlog
 from aiohttp.tracing import Trace
 from yarl import URL
 
 from reward_adapters.contract import HttpReply, HttpRequest, NotSent, NotSentCause
 from reward_server.clock import Clock
+
+log = structlog.get_logger(__name__)
 
 MAX_ANSWER_BYTES = 1_048_576
 """The largest documented answer (a product list) is far below; 100 cards with links take some 50 KB."""
@@ -35,6 +38,8 @@ class Broken:
     """The exchange ended without a readable answer, after something may have been written."""
 
     reason: str
+    raw: bytes = field(default=b"", repr=False)
+    """What was read of the answer: a paid card may be in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,7 @@ class Exchanges:
     async def _exchange(self, request: HttpRequest, last_moment: float) -> HttpReply | NotSent | Broken:
         progress = _Progress(self._clock, last_moment)
         _progress.set(progress)
+        body = bytearray()
         headers = {"Accept-Encoding": "identity", "User-Agent": "RewardService", **request.headers}
         try:
             async with self._session.request(
@@ -126,18 +132,21 @@ class Exchanges:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                body = await _read_bounded(response)
-                if body is None:
-                    return Broken(f"HTTP {response.status} with more than {MAX_ANSWER_BYTES} bytes")
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_ANSWER_BYTES:
+                        return Broken(f"HTTP {response.status} with more than {MAX_ANSWER_BYTES} bytes", bytes(body))
                 names = {name.lower(): value for name, value in response.headers.items()}
-                return HttpReply(response.status, body, names)
+                return HttpReply(response.status, bytes(body), names)
         except _TooLate:
             return NotSent(cause=NotSentCause.TOO_LATE, detail="the submit window passed before the first byte")
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:
+            if not isinstance(error, TimeoutError | aiohttp.ClientError | OSError):
+                log.exception("an exchange failed in a way nobody thought of", url=request.safe_url)
             # Never the exception's text: it may hold the URL, whose query carries tokens and signatures.
             what = type(error).__name__
             if progress.connected:
-                return Broken(f"{what} after the connection was made")
+                return Broken(f"{what} after the connection was made", bytes(body))
             return NotSent(cause=NotSentCause.UNREACHABLE, detail=what)
 
     @property
@@ -152,12 +161,3 @@ class Exchanges:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._open, return_exceptions=True)
         await self._session.close()
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
-    chunks = bytearray()
-    async for chunk in response.content.iter_any():
-        chunks += chunk
-        if len(chunks) > MAX_ANSWER_BYTES:
-            return None
-    return bytes(chunks)

@@ -97,15 +97,16 @@ class Ledger:
 
     async def intend(self, key: PurchaseKey, *, owner: str) -> Order | None:
         """Stores the intention to send; None when the purchase isn't waiting any more. Raises StoreUnavailable."""
-        order = await self.load(key)
-        if order.purchase(key.number) not in moves.sendable(order):
-            return None
-        intended = moves.intend(order, key.number, owner=owner, at=self._clock.now_ms())
-        if not await self._store.save(Change(order=intended, visible=False)):
+        while True:
+            order = await self.load(key)
+            if order.purchase(key.number) not in moves.sendable(order):
+                return None
+            intended = moves.intend(order, key.number, owner=owner, at=self._clock.now_ms())
+            if await self._store.save(Change(order=intended, visible=False)):
+                self._remember(intended)
+                return intended
+            # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
             self._orders.pop(key.order_id, None)
-            return None
-        self._remember(intended)
-        return intended
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
         """Applies what was learned about purchases of one order, in one commit and at most one new version.
@@ -155,13 +156,13 @@ class Ledger:
         for happening in happenings:
             step = moves.advance(changed, happening.number, happening.event, self._around(order, happening, sealer))
             alerts.extend(step.alerts)
-            if step.news and happening.raw and _leaves_doubt(changed, step.order, happening.number):
+            if happening.raw and _leaves_doubt(changed, step.order, happening):
                 sealed = sealer.seal(happening.raw, "answer", order.order_id, happening.number)
                 answers.append(KeptAnswer(happening.number, self._clock.now_ms(), happening.source, sealed))
             cards.extend(step.cards)
             numbers.extend([happening.number] * len(step.cards))
             changed = step.order
-        if changed is order:
+        if changed is order and not answers:
             return None, alerts
         visible = changed.version > order.version
         changed = replace(changed, revision=order.revision + 1, version=order.version + visible)
@@ -194,7 +195,12 @@ class Ledger:
 
     def _tell(self, order: Order) -> None:
         for listener in self._listeners:
-            listener(order)
+            try:
+                listener(order)
+            except Exception:
+                # What is stored is stored: a defect in who listens must not look like a failed write.
+                log.exception("a listener failed", order_id=order.order_id)
+                self._metrics.alert("defect")
 
     def _report(self, before: Order, after: Order, happenings: Sequence[Happening]) -> None:
         if before.state is not after.state:
@@ -216,9 +222,14 @@ class Ledger:
             )
 
 
-def _leaves_doubt(before: Order, after: Order, number: str) -> bool:
-    """Whether a purchase became unknown or went into review by this answer: then the answer is kept whole."""
-    was: PurchaseRecord = before.purchase(number)
-    now: PurchaseRecord = after.purchase(number)
-    became_unknown = now.state is PurchaseState.UNKNOWN and was.state is not PurchaseState.UNKNOWN
-    return became_unknown or (now.review is not None and was.review is None)
+def _leaves_doubt(before: Order, after: Order, happening: Happening) -> bool:
+    """Whether an answer has to be kept whole: it left its purchase unknown or in review.
+
+    Of what the purchase itself was answered all is kept; of looks, which come again and again, what brought the doubt.
+    """
+    was: PurchaseRecord = before.purchase(happening.number)
+    now: PurchaseRecord = after.purchase(happening.number)
+    doubtful = now.state is PurchaseState.UNKNOWN or now.review is not None
+    if happening.source is Source.PLACE:
+        return doubtful
+    return doubtful and (was.state, was.review) != (now.state, now.review)

@@ -24,11 +24,21 @@ from reward_server.engine.account import Account
 from reward_server.engine.facts import facts
 from reward_server.engine.ledger import Happening, Ledger, OrderGone
 from reward_server.metrics import Metrics
-from reward_server.store import PurchaseKey
+from reward_server.store import PurchaseKey, StoreError
 
 log = structlog.get_logger(__name__)
 
 WATCHED = (PurchaseState.ACCEPTED, PurchaseState.UNKNOWN)
+
+UNANSWERED_LOOKS = 5
+"""A deadline acts after a look that was answered. A supplier that can't be asked at all must not keep a person away for
+ever, though: so many unanswered looks after the deadline do as well."""
+
+STORE_REST_SECONDS = 1.0
+"""When the store can't be read, the next look waits this long."""
+
+STALE_ENTRIES = 1_000
+"""Entries of the schedule that may be out of date before it is made anew."""
 
 
 @dataclass(slots=True)
@@ -44,6 +54,12 @@ class _Watch:
     once: bool = False
     """A single look at a purchase that is settled already (a callback came)."""
     busy: bool = False
+    again: bool = False
+    """Something happened while a look was on its way: look once more, at once."""
+    silent_since: float | None = None
+    """Since when, in monotonic time, we know that nothing is written any more: wall clocks jump."""
+    unanswered: int = 0
+    """Looks in a row, after the deadline, that brought no answer."""
 
 
 class Looks:
@@ -73,10 +89,14 @@ class Looks:
         """How many purchases are under way."""
         return len(self._watches)
 
-    def watch(self, key: PurchaseKey, account: Account, state: PurchaseState, *, delay: float | None = None) -> None:
+    def watch(self, key: PurchaseKey, account: Account, record: PurchaseRecord, *, delay: float | None = None) -> None:
         """Looks at a purchase from now on; called again without a change of state it changes nothing."""
+        state = record.state
         watch = self._watches.get(key.number)
+        silent_since = self._clock.monotonic() if record.written_until else None
         if watch is not None and watch.state is state and not watch.once:
+            if watch.silent_since is None:
+                watch.silent_since = silent_since
             return
         if delay is None:
             # A doubt is looked at once; an accepted purchase after the supplier's first delay.
@@ -84,18 +104,19 @@ class Looks:
         if key.number in self._hinted:
             self._hinted.discard(key.number)
             delay = 0.0
-        fresh = _Watch(key, account, state, self._clock.monotonic() + delay)
+        fresh = _Watch(key, account, state, self._clock.monotonic() + delay, silent_since=silent_since)
         if watch is not None:
             fresh.busy = watch.busy
         self._watches[key.number] = fresh
         self._push(fresh)
 
-    def unwatch(self, number: str) -> None:
-        """Stops looking."""
+    def unwatch(self, number: str, *, settled: bool) -> None:
+        """Stops looking; a hint for a purchase that is still to be sent is kept."""
         watch = self._watches.get(number)
         if watch is not None and not watch.once:
             del self._watches[number]
-        self._hinted.discard(number)
+        if settled:
+            self._hinted.discard(number)
 
     def hint(self, key: PurchaseKey, account: Account, state: PurchaseState) -> None:
         """Something happened at the supplier: look now, or as soon as the purchase is on its way."""
@@ -106,8 +127,11 @@ class Looks:
         if watch is None:
             watch = _Watch(key, account, state, 0.0, once=state not in WATCHED)
             self._watches[key.number] = watch
-        watch.due = self._clock.monotonic()
         watch.looks = 0
+        if watch.busy:
+            watch.again = True
+            return
+        watch.due = self._clock.monotonic()
         self._push(watch)
 
     def stop(self) -> None:
@@ -126,19 +150,24 @@ class Looks:
         if no_token is not None:
             return dict.fromkeys(numbers, (no_token, b""))
         context = account.context()
-        call = account.supplier.query([facts(order, number, account) for order, number in orders], context)
-        if isinstance(call, NotOffered):
-            return dict.fromkeys(numbers, (Unclear("the supplier offers no query"), b""))
         started = self._clock.monotonic()
-        reply = await account.look_side.ask(call.request)
         answers: Mapping[str, Outcome]
         raw = b""
-        if isinstance(reply, HttpReply):
-            answers, raw = call.read(reply), reply.body
-        elif isinstance(reply, NotSent):
-            answers = dict.fromkeys(numbers, reply)
-        else:
-            answers = dict.fromkeys(numbers, Unclear(reply.reason))
+        try:
+            call = account.supplier.query([facts(order, number, account) for order, number in orders], context)
+            if isinstance(call, NotOffered):
+                return dict.fromkeys(numbers, (Unclear("the supplier offers no query"), b""))
+            reply = await account.look_side.ask(call.request)
+            if isinstance(reply, HttpReply):
+                answers, raw = call.read(reply), reply.body
+            elif isinstance(reply, NotSent):
+                answers = dict.fromkeys(numbers, reply)
+            else:
+                # The question wasn't answered; unlike a purchase that is no doubt, it is just asked again.
+                answers = dict.fromkeys(numbers, NotSent(cause=NotSentCause.OWN_LIMIT, detail=reply.reason))
+        except Exception:
+            log.exception("an adapter failed to ask", account=account.name)
+            answers = dict.fromkeys(numbers, NotSent(cause=NotSentCause.OWN_LIMIT, detail="a defect of the adapter"))
         seconds = self._clock.monotonic() - started
         result: dict[str, tuple[Outcome, bytes]] = {}
         for number in numbers:
@@ -155,6 +184,9 @@ class Looks:
 
     def _push(self, watch: _Watch) -> None:
         heapq.heappush(self._due, (watch.due, next(self._tie), watch.key.number))
+        if len(self._due) > 2 * len(self._watches) + STALE_ENTRIES:
+            self._due = [(watch.due, next(self._tie), number) for number, watch in self._watches.items()]
+            heapq.heapify(self._due)
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -186,25 +218,29 @@ class Looks:
     async def _look(self, account: Account, watches: list[_Watch]) -> None:
         try:
             async with account.looks:
-                orders = []
-                for watch in watches:
-                    order = await self._ledger.load(watch.key)
-                    orders.append((order, watch.key.number))
-                looked_at = self._clock.now_ms()
+                orders = [(order, number) for watch in watches if (order := await self._load(watch)) is not None
+                          for number in (watch.key.number,)]  # fmt: skip
+                looked_at, asked_at = self._clock.now_ms(), self._clock.monotonic()
                 answers: Mapping[str, tuple[Outcome, bytes]] = {}
-                if account.traits.queryable:
+                if account.traits.queryable and orders:
                     answers = await self.ask(account, orders)
-                await self._learn(account, orders, answers, looked_at)
+                await self._learn(account, orders, answers, looked_at, asked_at)
+        except StoreError as error:
+            log.error("no look: the store can't be read", account=account.name, why=str(error))
+        finally:
+            current = [watch for w in watches if (watch := self._watches.get(w.key.number)) is not None]
+            for watch in current:
+                watch.busy = False
+            for watch in current:
+                await self._plan_next(watch)
+
+    async def _load(self, watch: _Watch) -> Order | None:
+        try:
+            return await self._ledger.load(watch.key)
         except OrderGone as error:
             log.error("order of a purchase is gone", order_id=str(error))
-            for watch in watches:
-                self._watches.pop(watch.key.number, None)
-        finally:
-            for watch in watches:
-                current = self._watches.get(watch.key.number)
-                if current is not None:
-                    current.busy = False
-                    await self._plan_next(current)
+            self._watches.pop(watch.key.number, None)
+            return None
 
     async def _learn(
         self,
@@ -212,6 +248,7 @@ class Looks:
         orders: Sequence[tuple[Order, str]],
         answers: Mapping[str, tuple[Outcome, bytes]],
         looked_at: int,
+        asked_at: float,
     ) -> None:
         """Applies the answers: those of one order in one commit."""
         by_order: dict[str, list[Happening]] = defaultdict(list)
@@ -223,32 +260,62 @@ class Looks:
             if isinstance(outcome, Absent):
                 weighed = moves.weigh_absence(
                     record,
-                    looked_at=looked_at,
+                    looked_at=self._proven_time(record, looked_at, asked_at),
                     grace_ms=int(1000 * account.traits.not_found_grace),
                     resends=account.traits.absence_resends,
                 )
                 by_order[order.order_id].append(Happening(number=number, event=weighed, source=Source.QUERY))
             elif outcome is not None and not isinstance(outcome, NotSent):
                 by_order[order.order_id].append(Happening(number=number, event=outcome, source=Source.QUERY, raw=raw))
-            deadline = settle_deadline(order, record, account)
-            if record.state in WATCHED and record.review is None and looked_at >= deadline:
+            if looked_at >= settle_deadline(order, record, account) and self._deadline_acts(account, record, outcome):
                 by_order[order.order_id].append(
                     Happening(number=number, event=DeadlinePassed(), source=Source.DEADLINE)
                 )
         for order_id, happenings in by_order.items():
             await self._ledger.apply(keys[order_id], *happenings)
 
+    def _proven_time(self, record: PurchaseRecord, looked_at: int, asked_at: float) -> int:
+        """The time of a look, as far as the monotonic clock bears it out: a wall clock that jumped proves nothing."""
+        watch = self._watches.get(record.number)
+        if watch is None or watch.silent_since is None:
+            return 0
+        return min(looked_at, record.written_until + int(1000 * (asked_at - watch.silent_since)))
+
+    def _deadline_acts(self, account: Account, record: PurchaseRecord, outcome: Outcome | None) -> bool:
+        """Whether the look that was just made, after the deadline, lets it act."""
+        if record.state not in WATCHED or record.review is not None:
+            return False
+        if not account.traits.queryable or not isinstance(outcome, NotSent | None):
+            return True
+        watch = self._watches.get(record.number)
+        if watch is None:
+            return False
+        watch.unanswered += 1
+        return watch.unanswered >= UNANSWERED_LOOKS
+
     async def _plan_next(self, watch: _Watch) -> None:
         number = watch.key.number
-        order = await self._ledger.load(watch.key)
+        now = self._clock.monotonic()
+        try:
+            order = await self._load(watch)
+        except StoreError:
+            watch.due = now + STORE_REST_SECONDS
+            self._push(watch)
+            return
+        if order is None:
+            return
         record = order.purchase(number)
         person_only = record.review is not None and record.review not in moves.RESOLVED_BY_EVIDENCE
         if watch.once or record.state not in WATCHED or person_only:
             self._watches.pop(number, None)
             return
-        now = self._clock.monotonic()
+        if watch.again:
+            watch.again = False
+            watch.due = now
+            self._push(watch)
+            return
         if watch.due > now:
-            # Hinted or moved while the look was on its way.
+            # Moved while the look was on its way.
             self._push(watch)
             return
         wait = self._delay(watch, order, record)
