@@ -108,7 +108,7 @@ PRODUCT_DIGITS = 18
 """`id` is an int on page 48; more digits fit no integer of a shop's."""
 
 RATE_TEXTS = re.compile(
-    r"rate limit|daily limit|too many requests|(请求|访问|接口|调用)(过于|太|过)?频繁|限流", re.IGNORECASE
+    r"rate limit|daily limit|too many requests|(请求|访问|接口|调用|操作)(过于|太|过)?频繁|限流", re.IGNORECASE
 )
 CONFIGURATION_TEXTS = re.compile(
     r"签名|signature|时间戳|timestamp|^用户(不存在|编号|已?被?禁用)|^(invalid|unknown) user|ip not allowed|白名单",

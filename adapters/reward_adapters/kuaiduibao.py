@@ -201,7 +201,7 @@ def read_created(reply: HttpReply, *, purchase: Purchase, refusals: frozenset[st
     """What the create answer means."""
     answer = reply.json()
     code = text(answer.get("code")) if isinstance(answer, dict) else ""
-    if code == "0" and reply.status != 200:
+    if code == "0" and reply.status in (401, 429):
         # Success in the body counts for more than a refusal in the status: sent again, it might be bought again.
         return Unclear(f"HTTP {reply.status} with code 0", doubt=Doubt.CONTRADICTION)
     if reply.status == 401:

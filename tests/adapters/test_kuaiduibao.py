@@ -283,8 +283,12 @@ def test_malformed_answers_are_unclear(answer: object) -> None:
 
 
 def test_http_statuses_speak_before_bodies() -> None:
-    """401 refuses the token, 429 asks to wait; other errors leave the outcome open, whatever their body says."""
-    assert said(taken(), status=401) == NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
+    """401 refuses the token, 429 asks to wait, unless the body says that the order was taken: then nothing is certain.
+    Other errors leave the outcome open, whatever their body says.
+    """
+    assert said({}, status=401) == NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
+    for status in (401, 429):
+        assert said(taken(), status=status) == Unclear(f"HTTP {status} with code 0", doubt=Doubt.CONTRADICTION)
     limited = placed(CARD).read(HttpReply(429, b"", {"retry-after": "7"}))
     assert limited == NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429", retry_after=7.0)
     assert isinstance(said({"code": 1, "msg": "x"}, status=502), Unclear)
