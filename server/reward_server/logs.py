@@ -102,7 +102,11 @@ def _safe(value: Any, depth: int) -> Any:
 
 def _readable(target: TextIO) -> Processor:
     return structlog.dev.ConsoleRenderer(
-        colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=32
+        colors=target.isatty(),
+        exception_formatter=structlog.dev.plain_traceback,
+        pad_event_to=18,
+        # In the order in which they were written: what happened first, to whom it belongs last.
+        sort_keys=False,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
+from reward_server.domain.moves import AlertKind
 from reward_server.domain.order import OrderState
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -112,6 +113,9 @@ class Metrics:
         self._store_batch = Histogram(
             "reward_store_batch_size", "Writes that shared a commit.", buckets=BATCH_SIZES, registry=registry
         )
+        # A series that begins at its first event hides that event from an alert on its increase.
+        for kind in AlertKind:
+            self._alerts(kind)
         for state in OrderState:
             if not state.is_terminal:
                 self._orders(state).set(0)

@@ -4,15 +4,20 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from reward_adapters.contract import Absent
 from reward_sandbox import kaquan91_recharge, kuaiduibao
+from reward_server.domain.moves import weigh_absence
+from reward_server.domain.order import PurchaseState
+from reward_server.store import PurchaseKey
 from rewardservice.v1 import order_pb2
 
-from .harness import Service, State, service
+from .harness import OPERATOR, OTHER, Service, State, caller, refused, service
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
 
@@ -117,3 +122,40 @@ async def test_an_oversized_callback_is_refused_unread(running: Service) -> None
     """Larger than any documented callback by far: 413."""
     status, _ = await post(running, "kaquan91_recharge", {"appid": kaquan91_recharge.APPID, "x": "y" * 100_000})
     assert status == 413
+
+
+async def test_an_order_whose_answer_is_still_out_is_settled_by_its_callback(running: Service) -> None:
+    """The supplier calls back before it answers: a look follows at once, and the order doesn't wait for the answer."""
+    running.sandbox.gate("kasushou").hold()
+    created = await running.client.create("kasushou/card", "order-1")
+    order = await running.client.until(created.order.order_id)
+    assert order.state == State.ORDER_STATE_FULFILLED
+    assert running.sandbox.gate("kasushou").held == 1
+    explained = await running.client.get(order.order_id, "EXPLAINED")
+    assert "CalledBack" in [piece.outcome for piece in explained.purchases[0].evidence]
+
+
+async def test_what_a_supplier_called_back_about_is_never_given_up_as_absent(running: Service) -> None:
+    """A supplier that called back and then forgets the order contradicts itself: a person looks, nothing is failed."""
+    created = await running.client.create("kasushou/silent", "order-1")
+    ledger = running.app.engine.ledger
+    while True:
+        explained = await running.client.get(created.order.order_id, "EXPLAINED")
+        if "CalledBack" in [piece.outcome for piece in explained.purchases[0].evidence]:
+            break
+    key = PurchaseKey("dev", created.order.order_id, explained.purchases[0].number)
+    record = (await ledger.load(key)).purchase(key.number)
+    unknown = replace(record, state=PurchaseState.UNKNOWN, written_until=1, absent_looks=1)
+    assert weigh_absence(unknown, looked_at=10**15, grace_ms=0, resends=0) == Absent()
+
+
+async def test_an_operator_reads_any_order_without_cards_and_with_its_recipient_masked(running: Service) -> None:
+    """By id, BASIC and EXPLAINED; never FULL; other clients still find nothing."""
+    created = await running.client.create("kasushou/topup", "order-1", recipient=PHONE)
+    await running.client.until(created.order.order_id)
+    async with caller(running.place.grpc_port, OPERATOR) as operator, caller(running.place.grpc_port, OTHER) as other:
+        explained = await operator.get(created.order.order_id, "EXPLAINED")
+        assert explained.purchases[0].supplier == "kasushou"
+        assert explained.recipient.phone.number == "*******8000"
+        await refused(operator.get(created.order.order_id, "FULL"))
+        await refused(other.get(created.order.order_id, "BASIC"))

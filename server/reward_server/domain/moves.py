@@ -364,6 +364,19 @@ def intend(order: Order, number: str, *, owner: str, at: int) -> Order:
     return replace(order.with_purchase(purchase), revision=order.revision + 1)
 
 
+def note_callback(order: Order, number: str, *, at: int) -> Order:
+    """The order with the fact noted that a verified callback named its purchase; the same order when that is no news.
+
+    Such a callback moves nothing: what it says is asked for by a look.
+    """
+    purchase = order.purchase(number)
+    if purchase.called_back:
+        return order
+    entry = Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows")
+    purchase = replace(purchase, called_back=True, evidence=(*purchase.evidence, entry)[-EVIDENCE_LIMIT:])
+    return replace(order.with_purchase(purchase), revision=order.revision + 1)
+
+
 def sendable(order: Order) -> list[PurchaseRecord]:
     """The purchases that may be sent now. To one recipient they go one after another: the next only when no other is
     under way, so that a supplier that takes the second for a repetition of the first does no harm.
@@ -389,10 +402,12 @@ def plan(order: Order, offer: int, units: Sequence[int], new_number: Callable[[]
 
 def weigh_absence(purchase: PurchaseRecord, *, looked_at: int, grace_ms: int, resends: int) -> Absent | AbsenceProven:
     """What "not found" is worth for an UNKNOWN purchase: proof only as the second look, and only a full grace period
-    after the request could last have been written.
+    after the request could last have been written. Of a purchase that the supplier called back about it is worth
+    nothing: the supplier knew it, so its deadline brings it to a person.
     """
     proven = (
         purchase.state is PurchaseState.UNKNOWN
+        and not purchase.called_back
         and purchase.absent_looks >= 1
         and purchase.written_until > 0
         and looked_at >= purchase.written_until + grace_ms
@@ -465,7 +480,7 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.DOUBT | Move.QUESTION:
             return _doubt(purchase, event, move)
         case Move.COUNT_ABSENCE:
-            if purchase.refusal is not None:
+            if purchase.refusal is not None and not purchase.called_back:
                 return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
         case Move.RESEND_OR_DIE:

@@ -164,6 +164,8 @@ class PurchaseRecord:
     written_until: int = 0
     """The latest time at which the request may still have been written; 0 while the sender may still be at it."""
     absent_looks: int = 0
+    called_back: bool = False
+    """A verified callback named it: the supplier knows it, whatever a look may say."""
     refusal: Failure | None = None
     """An uncertain refusal, waiting for a look that confirms it."""
     refused_for: RefusedFor | None = None

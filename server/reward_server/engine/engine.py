@@ -177,7 +177,13 @@ class Engine:
             log.warning("callback refused", account=account_name, why=notice.reason)
             return notice.answer
         key = await self._store.purchase(account_name, notice.number)
-        await self._keep(account_name, callback, notice, key)
+        if key is not None and notice.outcome is None:
+            order, _ = await asyncio.gather(
+                self.ledger.note_callback(key), self._keep(account_name, callback, notice, key)
+            )
+            self._looks.hint(key, account, order.purchase(key.number).state)
+        else:
+            await self._keep(account_name, callback, notice, key)
         self._metrics.supplier_called(account_name, "callback", "Unknown" if key is None else "Accepted", 0.0)
         if key is None:
             self._alert(AlertKind.UNEXPECTED_ANSWER, f"{account_name} called back for a number that is none of ours")
@@ -185,9 +191,6 @@ class Engine:
         if notice.outcome is not None:
             happening = Happening(number=key.number, event=notice.outcome, source=Source.CALLBACK, raw=callback.body)
             await self.ledger.apply(key, happening)
-        else:
-            order = await self.ledger.load(key)
-            self._looks.hint(key, account, order.purchase(key.number).state)
         return notice.accepted
 
     async def _keep(self, account: str, callback: Callback, notice: Notice, key: PurchaseKey | None) -> None:
@@ -203,11 +206,10 @@ class Engine:
         )
         new = await self._store.keep_callback(record)
         log.info(
-            "callback taken",
+            "callback taken" if new else "callback repeated",
             account=account,
+            order_id=record.order_id or "none of ours",
             number=notice.number,
-            order_id=record.order_id or None,
-            repeated=not new,
         )
 
     # --- Begin and end
@@ -269,6 +271,7 @@ class Engine:
         self._dispatcher.stop()
         self._looks.stop()
         begun = self._clock.monotonic()
+        told = False
         while True:
             busy = [account for account in self._accounts.values() if account.in_flight]
             if not busy and not self._creating:
@@ -277,6 +280,10 @@ class Engine:
             for account in busy:
                 if not account.traits.queryable:
                     patience = max(patience, account.traits.connect_timeout + account.traits.read_timeout)
+            if busy and not told:
+                waiting = {account.name: account.in_flight for account in busy}
+                log.info("waiting for suppliers; a second signal ends at once", seconds=patience, requests=waiting)
+                told = True
             remaining = begun + patience - self._clock.monotonic()
             if remaining <= 0:
                 log.info("purchases parked for the next start", count=sum(account.in_flight for account in busy))

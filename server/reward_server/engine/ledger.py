@@ -71,15 +71,16 @@ class Ledger:
         if not created.existed:
             self._remember(created.order)
             self._metrics.order_moved(None, created.order.state)
+            recipient = {"recipient": order.recipient.masked()} if order.recipient else {}
             log.info(
                 "order created",
+                product=order.product_id,
+                quantity=order.quantity,
+                supplier=order.offers[0].account,
+                **recipient,
                 order_id=order.order_id,
                 client=order.client_id,
                 client_order_id=order.client_order_id,
-                product=order.product_id,
-                quantity=order.quantity,
-                recipient=order.recipient.masked() if order.recipient else None,
-                supplier=order.offers[0].account,
             )
             self._tell(created.order)
         return created
@@ -106,6 +107,18 @@ class Ledger:
                 self._remember(intended)
                 return intended
             # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
+            self._orders.pop(key.order_id, None)
+
+    async def note_callback(self, key: PurchaseKey) -> Order:
+        """Stores that a verified callback named a purchase, once. Raises StoreUnavailable."""
+        while True:
+            order = await self.load(key)
+            noted = moves.note_callback(order, key.number, at=self._clock.now_ms())
+            if noted is order:
+                return order
+            if await self._store.save(Change(order=noted, visible=False)):
+                self._remember(noted)
+                return noted
             self._orders.pop(key.order_id, None)
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
@@ -206,18 +219,21 @@ class Ledger:
         if before.state is not after.state:
             self._metrics.order_moved(before.state, after.state)
         for happening in happenings:
-            purchase = after.purchase(happening.number)
-            log.info(
-                "purchase moved",
-                order_id=after.order_id,
-                client=after.client_id,
-                supplier=after.offers[purchase.offer].account,
-                number=happening.number,
-                source=str(happening.source),
+            was, purchase = before.purchase(happening.number), after.purchase(happening.number)
+            doubtful = purchase.state is PurchaseState.UNKNOWN or purchase.review is not None
+            say = log.warning if doubtful else log.info
+            detail = purchase.evidence[-1].detail if purchase.evidence else ""
+            say(
+                "purchase moved" if was.state is not purchase.state else "purchase evidence",
                 outcome=type(happening.event).__name__,
-                detail=purchase.evidence[-1].detail if purchase.evidence else "",
-                purchase_state=str(purchase.state),
+                **({"detail": detail} if detail else {}),
                 order_state=str(after.state),
+                purchase_state=str(purchase.state),
+                supplier=after.offers[purchase.offer].account,
+                source=str(happening.source),
+                order_id=after.order_id,
+                number=happening.number,
+                client=after.client_id,
                 version=after.version,
             )
 

@@ -15,7 +15,18 @@ from typing import Any
 
 import structlog
 
-from reward_adapters.contract import Absent, HttpReply, NotOffered, NotSent, NotSentCause, Outcome, Unclear
+from reward_adapters.contract import (
+    Absent,
+    Accepted,
+    Delivered,
+    HttpReply,
+    NotOffered,
+    NotSent,
+    NotSentCause,
+    Outcome,
+    Refunded,
+    Unclear,
+)
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.moves import DeadlinePassed
@@ -122,6 +133,7 @@ class Looks:
         """Something happened at the supplier: look now, or as soon as the purchase is on its way."""
         if state in (PurchaseState.WAITING, PurchaseState.SUBMITTING):
             self._hinted.add(key.number)
+        if state is PurchaseState.WAITING:
             return
         watch = self._watches.get(key.number)
         if watch is None:
@@ -265,6 +277,9 @@ class Looks:
                     resends=account.traits.absence_resends,
                 )
                 by_order[order.order_id].append(Happening(number=number, event=weighed, source=Source.QUERY))
+            elif record.state is PurchaseState.SUBMITTING and not isinstance(outcome, Accepted | Delivered | Refunded):
+                # Its own answer is still to come; what a look doesn't know yet is no doubt.
+                continue
             elif outcome is not None and not isinstance(outcome, NotSent):
                 by_order[order.order_id].append(Happening(number=number, event=outcome, source=Source.QUERY, raw=raw))
             if looked_at >= settle_deadline(order, record, account) and self._deadline_acts(account, record, outcome):

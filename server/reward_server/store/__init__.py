@@ -208,6 +208,9 @@ class Store(Protocol):
     async def order(self, client_id: str, order_id: str) -> Order | None:
         """Reads an order."""
 
+    async def owner(self, order_id: str) -> str | None:
+        """The client of an order, for operators."""
+
     async def order_by_client_order_id(self, client_id: str, client_order_id: str) -> tuple[Order | None, Head]:
         """Reads an order and the head of the log in one transaction."""
 

@@ -507,7 +507,10 @@ class Evidence(_message.Message):
     source: _builtins.str
     """Where it came from: "place", "query", "callback", "deadline", "recovery" or "operator"."""
     outcome: _builtins.str
-    """What was understood, as in "Accepted", "Delivered", "Refused", "Absent", "Unclear"."""
+    """What was understood: one of "Accepted", "Delivered", "Refused", "NotSent", "Refunded", "Absent", "Unclear" (what a
+    supplier said), "CalledBack" (its verified callback, a look follows), "SenderLost" (the process that was sending
+    died), "AbsenceProven" (two looks found nothing), "DeadlinePassed". New words may come.
+    """
     detail: _builtins.str
     """The supplier's code and text, scrubbed of secrets."""
     @_builtins.property

@@ -95,7 +95,8 @@ class RewardServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Reads one order by either id.
+        """Reads one order by either id. A client with the permission to operate reads any client's order by `order_id`, in
+        view BASIC or EXPLAINED, its recipient masked.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND (also for another client's order),
         PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL).

@@ -53,7 +53,8 @@ class RewardServiceStub:
     cli: rewardctl order create
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_reward_service_pb2.GetOrderRequest, _reward_service_pb2.GetOrderResponse]
-    """Reads one order by either id.
+    """Reads one order by either id. A client with the permission to operate reads any client's order by `order_id`, in
+    view BASIC or EXPLAINED, its recipient masked.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND (also for another client's order),
     PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL).
@@ -115,7 +116,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
     cli: rewardctl order create
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_reward_service_pb2.GetOrderRequest, _reward_service_pb2.GetOrderResponse]  # type: ignore[assignment]
-    """Reads one order by either id.
+    """Reads one order by either id. A client with the permission to operate reads any client's order by `order_id`, in
+    view BASIC or EXPLAINED, its recipient masked.
 
     Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND (also for another client's order),
     PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL).
@@ -186,7 +188,8 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _reward_service_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_reward_service_pb2.GetOrderResponse, _abc.Awaitable[_reward_service_pb2.GetOrderResponse]]:
-        """Reads one order by either id.
+        """Reads one order by either id. A client with the permission to operate reads any client's order by `order_id`, in
+        view BASIC or EXPLAINED, its recipient masked.
 
         Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND (also for another client's order),
         PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL).

@@ -33,6 +33,9 @@ CREATE TABLE orders (
   UNIQUE (client_id, client_order_id)
 ) STRICT;
 
+-- Operators name an order by its id alone.
+CREATE UNIQUE INDEX orders_by_id ON orders (order_id);
+
 -- Counting what is under way must not cost more as the settled orders pile up.
 CREATE INDEX orders_open ON orders (state) WHERE open = 1;
 

@@ -70,6 +70,9 @@ SELECT body FROM orders WHERE client_id = ?1 AND order_id = ?2;
 -- order_by_client_order_id --
 SELECT body FROM orders WHERE client_id = ?1 AND client_order_id = ?2;
 
+-- owner --
+SELECT client_id FROM orders WHERE order_id = ?1;
+
 -- order_and_head --
 -- One statement sees one state of the database: the order and the head agree.
 SELECT head.position, head.pruned_through, orders.body

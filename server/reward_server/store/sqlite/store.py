@@ -89,6 +89,11 @@ class SqliteStore:
         rows = self._read("order", client_id, order_id)
         return decode_order(rows[0][0]) if rows else None
 
+    async def owner(self, order_id: str) -> str | None:
+        """The client of an order, for operators."""
+        rows = self._read("owner", order_id)
+        return rows[0][0] if rows else None
+
     async def order_by_client_order_id(self, client_id: str, client_order_id: str) -> tuple[Order | None, Head]:
         """Reads an order and the head of the log in one transaction."""
         [(position, pruned_through, body)] = self._read("order_and_head", client_id, client_order_id)

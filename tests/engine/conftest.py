@@ -1,0 +1,15 @@
+"""A running engine with scripted suppliers."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from .rig import Rigged, rigs
+
+
+@pytest.fixture
+async def rigged(tmp_path: Path) -> AsyncIterator[Rigged]:
+    """Makes a running rig: `await rigged(a=traits(), b=traits())`."""
+    async with rigs(tmp_path) as make:
+        yield make

@@ -1,0 +1,477 @@
+"""The engine between a scripted supplier and a real store.
+
+`Script` is the supplier: an HTTP server that counts what it is asked and answers what a test says. `ScriptedSupplier`
+is the adapter for its wire, which is one JSON object per answer, made by the functions below. Everything between the
+two is the real thing: engine, accounts, SQLite, sealing.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import aiohttp
+from aiohttp import web
+
+from reward_adapters.contract import (
+    Absent,
+    Accepted,
+    Answer,
+    Call,
+    Callback,
+    CallbackRefused,
+    Card,
+    CardKind,
+    Context,
+    Delivered,
+    Doubt,
+    HttpReply,
+    HttpRequest,
+    NotOffered,
+    NotSent,
+    NotSentCause,
+    Notice,
+    Outcome,
+    ProductKind,
+    Purchase,
+    RecipientKind,
+    Refused,
+    RefusedFor,
+    Token,
+    Traits,
+    Unclear,
+)
+from reward_adapters.money import Money
+from reward_server.catalogue import Catalogue, Product, ProductOffer
+from reward_server.clock import Clock
+from reward_server.domain.ids import IdSource
+from reward_server.domain.order import Order, OrderState, PurchaseRecord
+from reward_server.engine.account import Account, AccountPlan
+from reward_server.engine.engine import Engine
+from reward_server.engine.ordering import OrderRequest
+from reward_server.metrics import Metrics
+from reward_server.sealing import MasterKeys, Vault
+from reward_server.store.open import open_store
+from reward_server.store.sqlite import SqliteStore
+
+PATIENCE = 5.0
+"""How long a test waits for what has to happen; generous, since only failures take it."""
+
+CLIENT = "shop"
+BOTH = "both"
+"""The product that every account offers, in the order of the accounts; the others are named like their account."""
+
+
+async def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Waits until a condition holds."""
+    async with asyncio.timeout(patience):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# --- The supplier's wire ----------------------------------------------------------------------------------------------
+
+Said: TypeAlias = dict[str, Any]
+
+
+def accepted(reference: str | None = None) -> Said:
+    return {"said": "accepted", "reference": reference}
+
+
+def delivered(*secrets: str) -> Said:
+    return {"said": "delivered", "cards": secrets}
+
+
+def refused(*, certain: bool = True, about: RefusedFor = RefusedFor.STOCK) -> Said:
+    return {"said": "refused", "certain": certain, "about": about}
+
+
+def rate_limited(after: float) -> Said:
+    return {"said": "rate limited", "after": after}
+
+
+ABSENT: Said = {"said": "absent"}
+TOKEN_REFUSED: Said = {"said": "token refused"}
+CONTRADICTION: Said = {"said": "contradiction"}
+
+
+def read_said(said: object) -> Outcome:
+    """What one answer means; whatever else comes is unclear."""
+    match said:
+        case {"said": "accepted", "reference": reference}:
+            return Accepted(supplier_reference=reference)
+        case {"said": "delivered", "cards": secrets}:
+            return Delivered(cards=tuple(Card(kind=CardKind.CODE, secret=secret) for secret in secrets))
+        case {"said": "refused", "certain": certain, "about": about}:
+            return Refused(code="9", message="no", certain=certain, about=RefusedFor(about))
+        case {"said": "absent"}:
+            return Absent()
+        case {"said": "token refused"}:
+            return NotSent(cause=NotSentCause.TOKEN_REFUSED)
+        case {"said": "rate limited", "after": after}:
+            return NotSent(cause=NotSentCause.RATE_LIMITED, retry_after=after)
+        case {"said": "contradiction"}:
+            return Unclear("the supplier contradicts itself", Doubt.CONTRADICTION)
+    return Unclear("unreadable")
+
+
+def read_reply(reply: HttpReply) -> Outcome:
+    return read_said(reply.json())
+
+
+class ScriptedSupplier:
+    """The adapter. A test may put a defect into it: the name of a method, or "read" for the reader of `place`."""
+
+    def __init__(self, name: str, url: str, traits: Traits) -> None:
+        self._name = name
+        self._url = url
+        self._traits = traits
+        self.defects: set[str] = set()
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
+        self._stumble("place")
+        return Call(self._request("place", purchase.number, context), self._read_placed)
+
+    def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]] | NotOffered:
+        if not self._traits.queryable:
+            return NotOffered("query")
+        self._stumble("query")
+        number = purchases[0].number
+        return Call(self._request("query", number, context), lambda reply: {number: read_reply(reply)})
+
+    def read_callback(self, callback: Callback) -> Notice | CallbackRefused | NotOffered:
+        told = json.loads(callback.body)
+        outcome = None if self._traits.queryable else read_said(told["said"])
+        return Notice(number=told["number"], outcome=outcome, accepted=Answer(b"ok"), unknown=Answer(b"unknown"))
+
+    def fetch_token(self, context: Context) -> Call[Token | NotSent] | NotOffered:
+        if not self._traits.needs_token:
+            return NotOffered("token")
+        self._stumble("fetch_token")
+        return Call(self._request("token", "", context), lambda reply: Token(reply.body.decode(), 3600.0))
+
+    def _read_placed(self, reply: HttpReply) -> Outcome:
+        self._stumble("read")
+        return read_reply(reply)
+
+    def _request(self, what: str, number: str, context: Context) -> HttpRequest:
+        headers = {"X-Token": context.token or "", "X-Number": number}
+        return HttpRequest(f"{self._url}/{self._name}/{what}", b"{}", headers)
+
+    def _stumble(self, method: str) -> None:
+        if method in self.defects:
+            raise UnicodeError(f"a defect in {method}")
+
+
+# --- The supplier -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request that the supplier got."""
+
+    account: str
+    what: str
+    number: str
+    token: str
+    request: web.Request = field(repr=False)
+
+
+Said_ = Said | bytes | web.StreamResponse
+Handler: TypeAlias = Callable[[Asked], Awaitable[Said_]]
+
+
+async def takes_it(asked: Asked) -> Said_:
+    """Delivers a card at once."""
+    return delivered(f"card of {asked.number}")
+
+
+async def accepts_it(_asked: Asked) -> Said_:
+    return accepted()
+
+
+async def finds_nothing(_asked: Asked) -> Said_:
+    return ABSENT
+
+
+async def hangs_up(asked: Asked) -> Said_:
+    """Ends the connection without a word."""
+    assert asked.request.transport is not None
+    asked.request.transport.close()
+    return b""
+
+
+def answers(said: Said_) -> Handler:
+    """Always says the same."""
+
+    async def handler(_asked: Asked) -> Said_:
+        return said
+
+    return handler
+
+
+def after(gate: asyncio.Event, said: Said_) -> Handler:
+    """Says something as soon as the gate opens."""
+
+    async def handler(_asked: Asked) -> Said_:
+        await gate.wait()
+        return said
+
+    return handler
+
+
+class Script:
+    """The supplier: what it answers, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.place: Handler = takes_it
+        self.query: Handler = finds_nothing
+        self.asked: list[Asked] = []
+        self._tokens = 0
+
+    def places(self, account: str | None = None) -> list[Asked]:
+        return [a for a in self.asked if a.what == "place" and account in (None, a.account)]
+
+    @property
+    def queries(self) -> list[Asked]:
+        return [a for a in self.asked if a.what == "query"]
+
+    async def token(self, _asked: Asked) -> Said_:
+        """token1, token2, …"""
+        self._tokens += 1
+        return f"token{self._tokens}".encode()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        asked = Asked(
+            request.match_info["account"],
+            request.match_info["what"],
+            request.headers["X-Number"],
+            request.headers["X-Token"],
+            request,
+        )
+        self.asked.append(asked)
+        said = await {"place": self.place, "query": self.query, "token": self.token}[asked.what](asked)
+        if isinstance(said, web.StreamResponse):
+            return said
+        return web.Response(body=said if isinstance(said, bytes) else json.dumps(said).encode())
+
+
+# --- The engine -------------------------------------------------------------------------------------------------------
+
+
+class WallClock(Clock):
+    """A wall clock that jumps when a test says so; the monotonic one is the machine's."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self.ahead_ms
+
+
+def traits(*, send_by: float = 900.0, settle_by: float = 900.0, **others: Any) -> Traits:
+    """A supplier with a query and short times."""
+    quick: dict[str, Any] = {
+        "queryable": True,
+        "connect_timeout": 1.0,
+        "read_timeout": PATIENCE,
+        "not_found_grace": 0.2,
+        "look_delays": (0.03, 0.05),
+    }
+    return Traits(
+        **{
+            **quick,
+            "send_by": dict.fromkeys(ProductKind, send_by),
+            "settle_by": dict.fromkeys(ProductKind, settle_by),
+            **others,
+        }
+    )
+
+
+class Rig:
+    """One engine over a store in a folder; it can be closed and opened again on the same folder."""
+
+    store: SqliteStore
+    vault: Vault
+    engine: Engine
+    metrics: Metrics
+
+    def __init__(self, folder: Path, url: str, script: Script, max_in_flight: int) -> None:
+        self._folder = folder
+        self._url = url
+        self._max_in_flight = max_in_flight
+        self.script = script
+        self.clock = WallClock()
+        self.accounts: dict[str, Account] = {}
+        self.suppliers: dict[str, ScriptedSupplier] = {}
+        self.failures: list[BaseException] = []
+        """What tasks of the engine died of."""
+
+    async def open(self, accounts: Mapping[str, Traits]) -> None:
+        """Makes everything; `engine.start` is the caller's."""
+        self.store = await open_store(f"sqlite:///{self._folder}/reward.db")
+        self.vault = await Vault.unlock(self.store, MasterKeys({"m": bytes(32)}))
+        self.metrics = Metrics()
+        self.suppliers = {name: ScriptedSupplier(name, self._url, its) for name, its in accounts.items()}
+        self.accounts = {name: self._account(supplier) for name, supplier in self.suppliers.items()}
+        offers = {name: (_offer(name),) for name in accounts} | {BOTH: tuple(map(_offer, accounts))}
+        self.engine = Engine(
+            store=self.store,
+            vault=self.vault,
+            catalogue=Catalogue(_product(product_id, its) for product_id, its in offers.items()),
+            accounts=self.accounts,
+            clock=self.clock,
+            new_id=IdSource(self.clock.now_ms),
+            metrics=self.metrics,
+        )
+        self.engine.on_failure(self.failures.append)
+
+    def _account(self, supplier: ScriptedSupplier) -> Account:
+        return Account(
+            AccountPlan(
+                name=supplier._name,
+                traits=supplier.traits,
+                max_in_flight=self._max_in_flight,
+                answer_patience=PATIENCE,
+            ),
+            supplier,
+            store=self.store,
+            sealer=self.vault.system,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+
+    async def restart(self, accounts: Mapping[str, Traits]) -> None:
+        await self.close()
+        await self.open(accounts)
+        await self.engine.start()
+
+    async def close(self) -> None:
+        await self.engine.close()
+        await self.store.close()
+
+    def rest(self, account: str, seconds: float) -> None:
+        """Nothing is sent to the account for a while."""
+        self.accounts[account].heard(NotSent(cause=NotSentCause.RATE_LIMITED, retry_after=seconds))
+
+    async def order(self, product: str, client_order_id: str = "1", quantity: int = 1) -> Order:
+        request = OrderRequest(
+            client_id=CLIENT,
+            client_order_id=client_order_id,
+            product_id=product,
+            quantity=quantity,
+            recipient=None,
+            max_unit_price=None,
+            supplier_parameters={},
+            metadata={},
+        )
+        return (await self.engine.create(request)).order
+
+    async def stored(self, order: Order) -> Order:
+        """The order as the store has it."""
+        found = await self.store.order(CLIENT, order.order_id)
+        assert found is not None
+        return found
+
+    async def when(self, order: Order, enough: Callable[[Order], object]) -> Order:
+        """Waits until the store has the order as told."""
+        async with asyncio.timeout(PATIENCE):
+            while not enough(now := await self.stored(order)):
+                await asyncio.sleep(0.005)
+        return now
+
+    async def when_state(self, order: Order, state: OrderState) -> Order:
+        return await self.when(order, lambda now: now.state is state)
+
+    async def callback(self, account: str, number: str, said: Said | None = None) -> None:
+        """The supplier calls back."""
+        await self.engine.callback(account, Callback(body=json.dumps({"number": number, "said": said}).encode()))
+
+    async def kept_answers(self, order: Order) -> list[bytes]:
+        """The answers that were kept whole, opened."""
+        sealer = await self.vault.client(CLIENT)
+        kept = await self.store.answers(CLIENT, order.order_id)
+        return [sealer.open(answer.sealed, "answer", order.order_id, answer.number) for answer in kept]
+
+    def alerts(self, kind: str) -> int:
+        """How many alerts of a kind were given."""
+        prefix = f'reward_alerts_total{{kind="{kind}"}} '
+        lines = self.metrics.render().decode().splitlines()
+        return sum(int(float(line.removeprefix(prefix))) for line in lines if line.startswith(prefix))
+
+
+def outcomes(purchase: PurchaseRecord) -> list[str]:
+    """What was learned about a purchase, in short."""
+    return [evidence.outcome for evidence in purchase.evidence]
+
+
+def _offer(account: str) -> ProductOffer:
+    return ProductOffer(
+        account=account,
+        supplier_product="1",
+        unit_cost=Money(10_000),
+        max_unit_cost=Money(20_000),
+        max_units_per_purchase=1,
+    )
+
+
+def _product(product_id: str, offers: tuple[ProductOffer, ...]) -> Product:
+    return Product(
+        product_id=product_id,
+        kind=ProductKind.CARD,
+        name=product_id,
+        face_value=Money(10_000),
+        recipient_kind=RecipientKind.NONE,
+        offers=offers,
+    )
+
+
+class Rigged(Protocol):
+    """Makes a rig that is running."""
+
+    async def __call__(self, *, max_in_flight: int = 16, **accounts: Traits) -> Rig:
+        """The accounts by name, in the order in which they are tried."""
+
+
+@asynccontextmanager
+async def rigs(folder: Path) -> AsyncIterator[Rigged]:
+    """Makes rigs and ends them."""
+    script = Script()
+    app = web.Application()
+    app.router.add_post("/{account}/{what}", script.handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.01)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    made: list[Rig] = []
+
+    async def make(*, max_in_flight: int = 16, **accounts: Traits) -> Rig:
+        rig = Rig(folder, url, script, max_in_flight)
+        await rig.open(accounts)
+        made.append(rig)
+        await rig.engine.start()
+        return rig
+
+    try:
+        yield make
+    finally:
+        for rig in made:
+            await rig.close()
+        await runner.cleanup()
+
+
+async def wait_after(gate: asyncio.Event, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Does the work, and returns only when the gate opens."""
+    result = await work(*args)
+    await gate.wait()
+    return result
