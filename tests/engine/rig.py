@@ -10,11 +10,9 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-import aiohttp
 from aiohttp import web
 
 from reward_adapters.contract import (
@@ -31,10 +29,10 @@ from reward_adapters.contract import (
     Doubt,
     HttpReply,
     HttpRequest,
+    Notice,
     NotOffered,
     NotSent,
     NotSentCause,
-    Notice,
     Outcome,
     ProductKind,
     Purchase,
@@ -69,7 +67,7 @@ BOTH = "both"
 async def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     """Waits until a condition holds."""
     async with asyncio.timeout(patience):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of events
             await asyncio.sleep(0.005)
 
 
@@ -119,15 +117,11 @@ def read_said(said: object) -> Outcome:
     return Unclear("unreadable")
 
 
-def read_reply(reply: HttpReply) -> Outcome:
-    return read_said(reply.json())
-
-
 class ScriptedSupplier:
-    """The adapter. A test may put a defect into it: the name of a method, or "read" for the reader of `place`."""
+    """The adapter. A test may put a defect into it: the name of a method, or of a reader below."""
 
     def __init__(self, name: str, url: str, traits: Traits) -> None:
-        self._name = name
+        self.name = name
         self._url = url
         self._traits = traits
         self.defects: set[str] = set()
@@ -145,7 +139,7 @@ class ScriptedSupplier:
             return NotOffered("query")
         self._stumble("query")
         number = purchases[0].number
-        return Call(self._request("query", number, context), lambda reply: {number: read_reply(reply)})
+        return Call(self._request("query", number, context), lambda reply: {number: self._read_found(reply)})
 
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused | NotOffered:
         told = json.loads(callback.body)
@@ -159,12 +153,16 @@ class ScriptedSupplier:
         return Call(self._request("token", "", context), lambda reply: Token(reply.body.decode(), 3600.0))
 
     def _read_placed(self, reply: HttpReply) -> Outcome:
-        self._stumble("read")
-        return read_reply(reply)
+        self._stumble("read_placed")
+        return read_said(reply.json())
+
+    def _read_found(self, reply: HttpReply) -> Outcome:
+        self._stumble("read_found")
+        return read_said(reply.json())
 
     def _request(self, what: str, number: str, context: Context) -> HttpRequest:
         headers = {"X-Token": context.token or "", "X-Number": number}
-        return HttpRequest(f"{self._url}/{self._name}/{what}", b"{}", headers)
+        return HttpRequest(f"{self._url}/{self.name}/{what}", b"{}", headers)
 
     def _stumble(self, method: str) -> None:
         if method in self.defects:
@@ -185,43 +183,43 @@ class Asked:
     request: web.Request = field(repr=False)
 
 
-Said_ = Said | bytes | web.StreamResponse
-Handler: TypeAlias = Callable[[Asked], Awaitable[Said_]]
+Reply: TypeAlias = Said | bytes | web.StreamResponse
+Handler: TypeAlias = Callable[[Asked], Awaitable[Reply]]
 
 
-async def takes_it(asked: Asked) -> Said_:
+async def takes_it(asked: Asked) -> Reply:
     """Delivers a card at once."""
     return delivered(f"card of {asked.number}")
 
 
-async def accepts_it(_asked: Asked) -> Said_:
+async def accepts_it(_asked: Asked) -> Reply:
     return accepted()
 
 
-async def finds_nothing(_asked: Asked) -> Said_:
+async def finds_nothing(_asked: Asked) -> Reply:
     return ABSENT
 
 
-async def hangs_up(asked: Asked) -> Said_:
+async def hangs_up(asked: Asked) -> Reply:
     """Ends the connection without a word."""
     assert asked.request.transport is not None
     asked.request.transport.close()
     return b""
 
 
-def answers(said: Said_) -> Handler:
+def answers(said: Reply) -> Handler:
     """Always says the same."""
 
-    async def handler(_asked: Asked) -> Said_:
+    async def handler(_asked: Asked) -> Reply:
         return said
 
     return handler
 
 
-def after(gate: asyncio.Event, said: Said_) -> Handler:
+def after(gate: asyncio.Event, said: Reply) -> Handler:
     """Says something as soon as the gate opens."""
 
-    async def handler(_asked: Asked) -> Said_:
+    async def handler(_asked: Asked) -> Reply:
         await gate.wait()
         return said
 
@@ -244,7 +242,7 @@ class Script:
     def queries(self) -> list[Asked]:
         return [a for a in self.asked if a.what == "query"]
 
-    async def token(self, _asked: Asked) -> Said_:
+    async def token(self, _asked: Asked) -> Reply:
         """token1, token2, …"""
         self._tokens += 1
         return f"token{self._tokens}".encode()
@@ -338,7 +336,7 @@ class Rig:
     def _account(self, supplier: ScriptedSupplier) -> Account:
         return Account(
             AccountPlan(
-                name=supplier._name,
+                name=supplier.name,
                 traits=supplier.traits,
                 max_in_flight=self._max_in_flight,
                 answer_patience=PATIENCE,
@@ -358,6 +356,10 @@ class Rig:
     async def close(self) -> None:
         await self.engine.close()
         await self.store.close()
+
+    def forget(self) -> None:
+        """Makes the next change read its order from the store."""
+        self.engine.ledger._orders.clear()
 
     def rest(self, account: str, seconds: float) -> None:
         """Nothing is sent to the account for a while."""
@@ -382,15 +384,15 @@ class Rig:
         assert found is not None
         return found
 
-    async def when(self, order: Order, enough: Callable[[Order], object]) -> Order:
+    async def when(self, order: Order, enough: Callable[[Order], object], patience: float = PATIENCE) -> Order:
         """Waits until the store has the order as told."""
-        async with asyncio.timeout(PATIENCE):
-            while not enough(now := await self.stored(order)):
+        async with asyncio.timeout(patience):
+            while not enough(now := await self.stored(order)):  # noqa: ASYNC110 - the store has no events
                 await asyncio.sleep(0.005)
         return now
 
-    async def when_state(self, order: Order, state: OrderState) -> Order:
-        return await self.when(order, lambda now: now.state is state)
+    async def when_state(self, order: Order, state: OrderState, patience: float = PATIENCE) -> Order:
+        return await self.when(order, lambda now: now.state is state, patience)
 
     async def callback(self, account: str, number: str, said: Said | None = None) -> None:
         """The supplier calls back."""
@@ -468,10 +470,3 @@ async def rigs(folder: Path) -> AsyncIterator[Rigged]:
         for rig in made:
             await rig.close()
         await runner.cleanup()
-
-
-async def wait_after(gate: asyncio.Event, work: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-    """Does the work, and returns only when the gate opens."""
-    result = await work(*args)
-    await gate.wait()
-    return result

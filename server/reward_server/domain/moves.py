@@ -300,6 +300,8 @@ class Circumstances:
     """Makes supplier-side numbers for new purchases."""
     print_card: Callable[[Card], CardPrint]
     """Makes a card recognisable without its secrets."""
+    asked_at: int | None = None
+    """When the look was begun that brought the event."""
     written_until: int | None = None
     """Set when it is known until when the request may have been written: the exchange is over, or its process is."""
 
@@ -480,6 +482,10 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.DOUBT | Move.QUESTION:
             return _doubt(purchase, event, move)
         case Move.COUNT_ABSENCE:
+            # A look that was begun before the refusal came confirms nothing.
+            stale = around.asked_at is not None and around.asked_at < purchase.written_until
+            if purchase.refusal is not None and stale:
+                return _Moved(purchase)
             if purchase.refusal is not None and not purchase.called_back:
                 return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
@@ -533,10 +539,14 @@ def _accept(purchase: PurchaseRecord, event: Event) -> _Moved:
 
 
 def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
+    shown = isinstance(event, OperatorDelivered)
     if isinstance(event, OperatorDelivered):
         event = Delivered(cards=event.cards)
     if not isinstance(event, Delivered):
         raise TypeError(event)
+    if shown:
+        # What was hidden for a person is stored once more, for the client.
+        purchase = replace(purchase, cards=tuple(card for card in purchase.cards if not card.hidden))
     known = replace(
         purchase,
         state=PurchaseState.ACCEPTED,

@@ -168,7 +168,9 @@ class Account:
         elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
             rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
             self._failures_in_row = min(self._failures_in_row + 1, 16)
-            self._resting_until = now + max(rest, min(result.retry_after or 0.0, LONGEST_RETRY_AFTER))
+            self._resting_until = max(
+                self._resting_until, now + max(rest, min(result.retry_after or 0.0, LONGEST_RETRY_AFTER))
+            )
             if self._failures_in_row == 1:
                 log.warning("supplier not reached", account=self.name, cause=str(result.cause), detail=result.detail)
 

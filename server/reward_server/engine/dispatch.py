@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 STORE_REST_SECONDS = 1.0
 """How long nothing is sent after the store couldn't take an intention."""
 
+STALE_ENTRIES = 1_000
+"""Sending deadlines of purchases that were sent since, kept before they are cleared away."""
+
 DEFECT_REST_SECONDS = 60.0
 """After a defect of our own a purchase that wasn't sent is tried again this late: it will hardly mend itself."""
 
@@ -90,6 +93,9 @@ class Dispatcher:
         # The deadline acts by itself: it must not wait for an account that rests.
         expires = self._clock.monotonic() + (send_deadline(order, account) - now_ms) / 1000
         heapq.heappush(self._expiring, (expires, next(self._tie), key))
+        if len(self._expiring) > 2 * len(self._queued) + STALE_ENTRIES:
+            self._expiring = [entry for entry in self._expiring if entry[2].number in self._queued]
+            heapq.heapify(self._expiring)
         self._set_expiry_timer()
         self._push(key, account, max(0.0, (order.purchase(key.number).not_before - now_ms) / 1000))
 
@@ -179,6 +185,9 @@ class Dispatcher:
                 await self._expire(key)
                 return
             if await account.ensure_token() is not None:
+                if self._clock.now_ms() >= send_deadline(order, account):
+                    await self._expire(key)
+                    return
                 self._again(key, account, account.ready_in())
                 return
             if self._stopped:

@@ -312,6 +312,8 @@ class Engine:
             account = self._accounts.get(order.offers[purchase.offer].account)
             if account is None:
                 # Of an account that isn't configured any more; `_recover` has told.
+                if purchase.number in ready:
+                    self._spawn(self._happened(key, DeadlinePassed(), Source.DEADLINE))
                 continue
             if purchase.state in WATCHED:
                 self._looks.watch(key, account, purchase)

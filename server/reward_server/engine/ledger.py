@@ -39,6 +39,8 @@ class Happening:
     source: Source
     written_until: int | None = None
     """Milliseconds; see `moves.Circumstances`."""
+    asked_at: int | None = None
+    """Milliseconds; when a look was begun."""
     raw: bytes | None = None
     """The supplier's answer, to be kept (sealed) if it leaves a doubt."""
 
@@ -198,6 +200,7 @@ class Ledger:
             new_number=self._new_id,
             print_card=partial(sealer.card_print, order.order_id),
             written_until=happening.written_until,
+            asked_at=happening.asked_at,
         )
 
     def _remember(self, order: Order) -> None:
@@ -245,6 +248,9 @@ def _leaves_doubt(before: Order, after: Order, happening: Happening) -> bool:
     """
     was: PurchaseRecord = before.purchase(happening.number)
     now: PurchaseRecord = after.purchase(happening.number)
+    if was.state is PurchaseState.DELIVERED and now != was:
+        # It contradicts what was delivered.
+        return True
     doubtful = now.state is PurchaseState.UNKNOWN or now.review is not None
     if happening.source is Source.PLACE:
         return doubtful

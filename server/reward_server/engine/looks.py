@@ -117,7 +117,7 @@ class Looks:
             delay = 0.0
         fresh = _Watch(key, account, state, self._clock.monotonic() + delay, silent_since=silent_since)
         if watch is not None:
-            fresh.busy = watch.busy
+            fresh.busy, fresh.again = watch.busy, watch.again
         self._watches[key.number] = fresh
         self._push(fresh)
 
@@ -171,7 +171,7 @@ class Looks:
                 return dict.fromkeys(numbers, (Unclear("the supplier offers no query"), b""))
             reply = await account.look_side.ask(call.request)
             if isinstance(reply, HttpReply):
-                answers, raw = call.read(reply), reply.body
+                answers, raw = dict(call.read(reply)), reply.body
             elif isinstance(reply, NotSent):
                 answers = dict.fromkeys(numbers, reply)
             else:
@@ -183,7 +183,7 @@ class Looks:
         seconds = self._clock.monotonic() - started
         result: dict[str, tuple[Outcome, bytes]] = {}
         for number in numbers:
-            outcome = answers.get(number, Unclear("the answer leaves the number out"))
+            outcome = answers.get(number) or Unclear("the answer leaves the number out")
             result[number] = (outcome, raw)
             self._metrics.supplier_called(account.name, "query", type(outcome).__name__, seconds)
         refused = next((o for o, _ in result.values() if isinstance(o, NotSent)), None)
@@ -276,7 +276,9 @@ class Looks:
                     grace_ms=int(1000 * account.traits.not_found_grace),
                     resends=account.traits.absence_resends,
                 )
-                by_order[order.order_id].append(Happening(number=number, event=weighed, source=Source.QUERY))
+                by_order[order.order_id].append(
+                    Happening(number=number, event=weighed, source=Source.QUERY, asked_at=looked_at)
+                )
             elif record.state is PurchaseState.SUBMITTING and not isinstance(outcome, Accepted | Delivered | Refunded):
                 # Its own answer is still to come; what a look doesn't know yet is no doubt.
                 continue
