@@ -14,16 +14,19 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.ready: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "RewardService needs Python 3.11 or newer; say which with: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "RewardService needs Python 3.11 or newer; say which with: make PYTHON=python3.12 …" >&2; exit 1; }
+	@echo "Setting up the environment (about a minute, once)…"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
 
 $(GEN)/.ready: requirements-protos.lock
-	$(PYTHON) -m venv $(GEN)
-	$(GEN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-protos.lock
-	touch $@
+	@echo "Setting up the generators (half a minute, once)…"
+	@$(PYTHON) -m venv $(GEN)
+	@$(GEN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-protos.lock
+	@touch $@
 
 .PHONY: setup
 setup: $(VENV)/.ready ## Create the virtual environment (the other targets do it by themselves)
@@ -34,7 +37,8 @@ run: $(VENV)/.ready ## Run the server and the supplier sandbox until Ctrl-C
 
 .PHONY: demo
 demo: $(VENV)/.ready ## Order one product of each supplier from the running service and watch the cards arrive
-	@$(BIN)/rewardctl demo
+	@$(BIN)/rewardctl demo || { code=$$?; \
+	  test $$code -ne 6 || echo "Is the service running? Start it in another terminal: make run" >&2; exit $$code; }
 
 .PHONY: test
 test: $(VENV)/.ready ## Run every Python test
@@ -59,10 +63,10 @@ format: $(VENV)/.ready ## Format and mend what can be mended by machine
 
 # The google/type protos come from the googleapis wheel; buf wants them as a module beside ours.
 $(GOOGLEAPIS)/.ready: $(VENV)/.ready
-	mkdir -p $(GOOGLEAPIS)/google/type
-	site=$$($(BIN)/python -c 'import pathlib, google.type; print(pathlib.Path(google.type.__path__[0]))') && \
+	@mkdir -p $(GOOGLEAPIS)/google/type
+	@site=$$($(BIN)/python -c 'import pathlib, google.type; print(pathlib.Path(google.type.__path__[0]))') && \
 	  cp $$site/date.proto $$site/money.proto $(GOOGLEAPIS)/google/type/
-	touch $@
+	@touch $@
 
 define generate
 	$(GEN)/bin/python -m grpc_tools.protoc -I protos -I $(GOOGLEAPIS) --plugin=protoc-gen-mypy=$(GEN)/bin/protoc-gen-mypy \

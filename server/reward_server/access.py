@@ -23,13 +23,13 @@ class Permission(StrEnum):
     """What a client may do."""
 
     ORDER = "order"
-    """Create and cancel its orders."""
+    """Create orders, and read the catalogue."""
     READ = "read"
     """Read and stream its orders, and the catalogue."""
     READ_CARDS = "read_cards"
     """See the cards of its orders in full."""
     OPERATE = "operate"
-    """Use the operator service."""
+    """Read any client's order by its id, without cards."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from pathlib import Path
 from reward_server.config import Address, ConfigError, Settings, load_settings
 
 FOLDER = Path(".run")
+STATE = "sandbox-state.json"
+"""What the suppliers know: they must remember the orders that the database remembers."""
 SANDBOX = Address("127.0.0.1", 8090)
 READY_WITHIN = 30.0
 """Seconds; usually it takes one or two."""
@@ -85,7 +87,7 @@ async def _run() -> int:
     _check_ports([settings.grpc.bind, settings.http.bind, SANDBOX])
     children: list[Child] = []
     try:
-        children.append(await _start("sandbox", ["reward_sandbox", "serve"]))
+        children.append(await _start("sandbox", ["reward_sandbox", "serve", "--state", str(FOLDER / STATE)]))
         children.append(await _start("server", ["reward_server", "serve", "--config", str(config)]))
         ends = [asyncio.create_task(child.ended()) for child in children]
         try:

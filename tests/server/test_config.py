@@ -229,7 +229,7 @@ unit_cost = "98.50555"
         ("suppliers.Kss__B.apikey", "reward.toml line 14"),
         ("suppliers.Kss__B.pol_plan", "reward.toml line 15"),
         ("clients[0].id", "reward.toml line 17"),
-        ("clients[0].keys", "reward.toml line 18"),
+        ("clients[0].keys[0]", "reward.toml line 18"),
         ("clients[0].permissions[0]", "reward.toml line 19"),
         ("products[0].id", "reward.toml line 21"),
         ("products[0].face_value", "reward.toml line 24"),
@@ -238,6 +238,125 @@ unit_cost = "98.50555"
         ("products[0].offers[1].supplier_product", "reward.toml line 32"),
         ("products[0].offers[1].unit_cost", "reward.toml line 33"),
     }
+
+
+def test_a_wrong_key_hides_none_beside_it(load: Loader) -> None:
+    """One run tells everything about an entry, also what is checked only when the entry can be read."""
+    toml = f"""[suppliers.kss_a]
+adapter = "kasushou"
+base_url = "shop.example.com"
+user_id = "1"
+read_timeout = -1
+max_in_flight = "many"
+[suppliers.cards]
+adapter = "kaquan91_card"
+base_url = "https://c.example"
+appid = "1"
+timezone = "Nowhere"
+[suppliers.other]
+max_in_flight = 0
+[[clients]]
+id = "shop"
+keys = ["{CANARY}", "{new_key()[1]}", "sha256:short"]
+permissions = ["order"]
+[[clients]]
+id = "shop"
+keys = []
+permissions = []
+[[products]]
+id = "a"
+kind = "card"
+name = ""
+face_value = "1"
+[[products.offers]]
+supplier = "kss_b"
+supplier_product = "1"
+unit_cost = "9"
+max_unit_cost = "8"
+max_units_per_purchase = 0
+parameters = {{ card_type = 1 }}
+[[products.offers]]
+supplier = "kss_a"
+supplier_product = ""
+unit_cost = 9
+[[products]]
+id = "a"
+kind = "topup"
+name = "x"
+face_value = "1"
+[[products.offers]]
+supplier = "cards"
+supplier_product = "1"
+unit_cost = "9"
+[[products]]
+id = "b"
+kind = "card"
+name = "x"
+face_value = "1"
+offers = [{{ supplier = "kss_a", supplier_product = "not a number", unit_cost = "9" }}]
+"""
+    assert {p.where for p in load.problems(toml)} == {
+        "suppliers.kss_a.base_url",
+        "suppliers.kss_a.apikey",
+        "suppliers.kss_a.read_timeout",
+        "suppliers.kss_a.max_in_flight",
+        "suppliers.cards",
+        "suppliers.cards.appsecret",
+        "suppliers.other.adapter",
+        "suppliers.other.max_in_flight",
+        "clients[0].keys[0]",
+        "clients[0].keys[2]",
+        "clients[1].id",
+        "clients[1].keys",
+        "clients[1].permissions",
+        "products[0].name",
+        "products[0].offers[0].supplier",
+        "products[0].offers[0].max_unit_cost",
+        "products[0].offers[0].max_units_per_purchase",
+        "products[0].offers[0].parameters.card_type",
+        "products[0].offers[1].supplier_product",
+        "products[0].offers[1].unit_cost",
+        "products[1].id",
+        "products[2].offers[0]",
+    }
+
+
+def test_keys_that_go_together(load: Loader) -> None:
+    """What an adapter says about several of its keys is told beside a missing one."""
+    toml = """[suppliers.a]
+adapter = "kaquan91_recharge"
+base_url = "https://a.example"
+notify_url_wire = "pre-encoded"
+"""
+    problems = {p.where: p.mend for p in load.problems(toml)}
+    assert set(problems) == {"suppliers.a", "suppliers.a.appid", "suppliers.a.appsecret"}
+    assert "sign_value_encoding" in problems["suppliers.a"]
+
+
+@pytest.mark.parametrize(
+    ("toml", "where", "mend"),
+    [
+        ("[grpc]\nmax_message_bytes = 1", "grpc.max_message_bytes", "it should be at least 4096"),
+        ("[grpc]\ndrain_seconds = 'x'", "grpc.drain_seconds", "it should be a number"),
+        ("[grpc]\ntls_certificate_file = 1\ntls_key_file = 'x'", "grpc.tls_certificate_file", "the name of a file"),
+        ("[logging]\nlevel = 'loud'", "logging.level", "it should be 'debug', 'info', 'warning' or 'error'"),
+        ("[stream]\nretention_days = 1.5", "stream.retention_days", "it should be a whole number"),
+        ("[[clients]]\nid = 'a b'\nkeys = ['K']\npermissions = ['read']", "clients[0].id", "write 1 to 64 of A-Z"),
+        ("[[clients]]\nid = 'a'\nkeys = []\npermissions = ['read']", "clients[0].keys", "the list is empty"),
+        ("[[clients]]\nid = 'a'\nkeys = ['K']\npermissions = ['x']", "clients[0].permissions[0]", "should be 'order'"),
+        (ACCOUNT + "poll_plan = []", "suppliers.kss_a.poll_plan", "the list is empty"),
+        (ACCOUNT + "poll_plan = [0]", "suppliers.kss_a.poll_plan[0]", "it should be more than 0"),
+        (ACCOUNT + "sort_nested = 'maybe'", "suppliers.kss_a.sort_nested", "it should be true or false"),
+        (ACCOUNT + PRODUCT.replace('"Card"', '""'), "products[0].name", "it is empty"),
+        (ACCOUNT + PRODUCT.replace('"2909"', "2909"), "products[0].offers[0].supplier_product", "a text in quotes"),
+        ("products = [1]", "products[0]", "it should be a table"),
+    ],
+)
+def test_own_words(load: Loader, toml: str, where: str, mend: str) -> None:
+    """What a key takes is told in words, not in those of the library that checks it."""
+    problem = load.only_problem(toml.replace("'K'", f"'{new_key()[1]}'"))
+    assert problem.where == where
+    assert mend in problem.mend
 
 
 @pytest.mark.parametrize(
@@ -406,10 +525,28 @@ def test_broken_tls(load: Loader, tls: str) -> None:
     """Certificate and key come together, are there, and match."""
     only_one = "\n".join(tls.splitlines()[:1])
     assert load.only_problem(f"[grpc]\n{only_one}").where == "grpc.tls_key_file"
-    (load.folder / "tls.key").write_text("no key")
-    assert "don't belong together" in load.only_problem(f"[grpc]\n{tls}").what
-    (load.folder / "tls.key").unlink()
-    assert "No such file" in load.only_problem(f"[grpc]\n{tls}").what
+    certificate, key = load.folder / "tls.crt", load.folder / "tls.key"
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+
+    def broken(where: str, what: str) -> None:
+        problem = load.only_problem(f"[grpc]\n{tls}")
+        assert problem.where == f"grpc.{where}"
+        assert what in problem.what
+
+    key.write_bytes(private.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"x")))
+    broken("tls_key_file", f"{key} is encrypted")
+    other = ec.generate_private_key(ec.SECP256R1())
+    key.write_bytes(other.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    broken("tls_key_file", f"{key} isn't the key of the first certificate in {certificate}")
+    key.write_text("no key")
+    broken("tls_key_file", f"{key} isn't a private key in PEM form")
+    key.unlink()
+    broken("tls_key_file", f"can't read {key}: No such file")
+    certificate.write_text("none")
+    both = load.problems(f"[grpc]\n{tls}")
+    assert [p.where for p in both] == ["grpc.tls_certificate_file", "grpc.tls_key_file"]
+    assert f"{certificate} isn't a certificate chain in PEM form" in both[0].what
 
 
 def test_http_off_loopback(load: Loader) -> None:
@@ -598,6 +735,18 @@ def test_unguarded_offers_need_a_word(load: Loader) -> None:
     load(account + PRODUCT + "allow_unguarded = true")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "what"),
+    [("", "card_type must be one of"), ('card_type = "1", auto_confirm_hour = "x"', "auto_confirm_hour must be")],
+)
+def test_offers_that_no_request_can_say(load: Loader, parameters: str, what: str) -> None:
+    """What an adapter needs of an offer is asked for before anybody orders."""
+    account = '[suppliers.kss_a]\nadapter = "kaquan91_card"\nbase_url = "https://k"\nappid = "1"\nappsecret = "s"\n'
+    problem = load.only_problem(account + PRODUCT + f"parameters = {{ {parameters} }}")
+    assert problem.where == "products[0].offers[0]"
+    assert what in problem.what
+
+
 def test_kind_must_be_sold(load: Loader) -> None:
     """An adapter that can't deliver a kind can't be offered for it."""
     account = '[suppliers.kss_a]\nadapter = "kaquan91_recharge"\nbase_url = "https://k"\nappid = "1"\nappsecret = "s"\n'
@@ -608,14 +757,22 @@ def test_kind_must_be_sold(load: Loader) -> None:
 
 
 def test_sample_loads(load: Loader, tmp_path: Path) -> None:
-    """The sample is a configuration: only its secrets are missing."""
+    """The sample is a configuration: only its secrets and its client keys are missing."""
     secret = tmp_path / "secret"
     secret.write_text("x")
     sample = DOCS / "reward-server.sample.toml"
     environ = {"REWARD_SECRETS__MASTER_KEY_FILE": str(load.master_key)}
     for name, account in tomllib.loads(sample.read_text("utf-8"))["suppliers"].items():
         environ |= {variable_name(("suppliers", name, key)): str(secret) for key in account if key.endswith("_file")}
-    settings = load_settings(sample, environ)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(sample, environ)
+    assert {problem.mend for problem in caught.value.problems} == {
+        "replace this by the output of `reward-server new-key`"
+    }
+    assert len(caught.value.problems) == len(re.findall(r"^keys =", sample.read_text("utf-8"), re.MULTILINE))
+    mine = tmp_path / "reward.toml"
+    mine.write_text(re.sub("sha256:replace-this[a-z-]*", lambda _: new_key()[1], sample.read_text("utf-8")), "utf-8")
+    settings = load_settings(mine, environ)
     assert {account.adapter for account in settings.accounts.values()} == set(adapter_kinds())
     assert {product.kind for product in settings.products} == set(ProductKind)
 

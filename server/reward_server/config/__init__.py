@@ -8,17 +8,19 @@ of an unknown key ever stands in an error or a `repr`. Keys and defaults: `docs/
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 
 from reward_server.access import DEV_CLIENTS, HASH_PREFIX, Client
 from reward_server.catalogue import Product
 from reward_server.config.accounts import AccountSettings, EngineKeys, read_accounts
-from reward_server.config.problems import ConfigError, Problem, Problems
+from reward_server.config.problems import ConfigError, Problem
 from reward_server.config.products import FormEntry, OfferEntry, ProductEntry, read_products
 from reward_server.config.sections import (
+    CLIENT_STAND_INS,
     Address,
     CallbackSettings,
     ClientEntry,
@@ -26,10 +28,12 @@ from reward_server.config.sections import (
     HttpSettings,
     LoggingSettings,
     OpsSettings,
+    S,
     Section,
     StoreSettings,
     StreamSettings,
-    tls_problem,
+    read_entry,
+    tls_problems,
 )
 from reward_server.config.sources import UNUSABLE, Sources, decode, take_secret, variable_name
 from reward_server.sealing import MasterKeyRefused, MasterKeys
@@ -50,8 +54,6 @@ __all__ = [
     "known_keys",
     "load_settings",
 ]
-
-S = TypeVar("S", bound=Section)
 
 MASTER_KEY = "master_key"
 
@@ -119,9 +121,9 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     stream = _section(sources, "stream", StreamSettings)
     master_keys = _master_keys(sources)
     clients = _clients(sources)
-    _check_exposure(problems, grpc, has_clients=bool(sources.values.get("clients")))
-    accounts = read_accounts(sources)
-    products = read_products(sources, accounts)
+    _check_exposure(sources, grpc)
+    accounts, suppliers = read_accounts(sources)
+    products = read_products(sources, suppliers)
     problems.finish()
     assert master_keys is not None  # noqa: S101 - else there were problems
     return Settings(
@@ -220,37 +222,40 @@ def _clients(sources: Sources) -> tuple[Client, ...]:
     clients: dict[str, Client] = {}
     owners = {hash_: f"the development client {dev.client_id!r}" for dev in DEV_CLIENTS for hash_ in dev.key_hashes}
     for index, entry in enumerate(raw):
-        try:
-            checked = ClientEntry.model_validate(entry)
-        except ValidationError as error:
-            problems.add_invalid(("clients", index), error, ClientEntry.model_fields)
+        report = partial(problems.add_invalid, ("clients", index), known=ClientEntry.model_fields)
+        read = read_entry(ClientEntry, entry, CLIENT_STAND_INS, report)
+        if read is None:
             continue
-        if checked.id in clients:
+        checked = read.values
+        if checked.id in clients and read.knows("id"):
             problems.add(("clients", index, "id"), f"a second client {checked.id!r}", "ids are unique")
-        hashes = tuple(key.removeprefix(HASH_PREFIX) for key in checked.keys)
+        hashes = tuple(key.removeprefix(HASH_PREFIX) for key in checked.keys) if read.knows("keys") else ()
         for hash_ in hashes:
             if hash_ in owners:
                 what = f"this key belongs to {owners[hash_]}"
                 problems.add(("clients", index, "keys"), what, "make another one with `reward-server new-key`")
             owners[hash_] = f"clients[{index}]"
-        clients[checked.id] = Client(checked.id, hashes, checked.permissions)
+        if read.knows("id"):
+            clients[checked.id] = Client(checked.id, hashes, checked.permissions)
     return tuple(clients.values())
 
 
-def _check_exposure(problems: Problems, grpc: GrpcSettings, *, has_clients: bool) -> None:
+def _check_exposure(sources: Sources, grpc: GrpcSettings) -> None:
+    problems, said = sources.problems, sources.values.get("grpc", {})
     certificate, key = grpc.tls_certificate_file, grpc.tls_key_file
-    if (certificate is None) != (key is None):
-        lacking = "tls_key_file" if key is None else "tls_certificate_file"
-        problems.add(("grpc", lacking), "missing", "certificate and key are set together")
-    elif certificate is not None and key is not None and (problem := tls_problem(certificate, key)):
-        problems.add(("grpc", "tls_certificate_file"), problem, "both are PEM files")
+    lacking = [name for name in ("tls_certificate_file", "tls_key_file") if name not in said]
+    if len(lacking) == 1:
+        problems.add(("grpc", lacking[0]), "missing", "certificate and key are set together")
+    elif certificate is not None and key is not None:
+        for name, what, mend in tls_problems(certificate, key):
+            problems.add(("grpc", name), what, mend)
     if grpc.bind.is_loopback:
         return
     elsewhere = f"{grpc.bind} can be reached from other machines"
-    if certificate is None and key is None:
+    if len(lacking) == 2:
         mend = "set grpc.tls_certificate_file and grpc.tls_key_file, or bind to 127.0.0.1 behind a proxy that has TLS"
         problems.add(("grpc", "bind"), f"{elsewhere}, but there is no TLS", mend)
-    if not has_clients:
+    if not sources.values.get("clients"):
         mend = "add [[clients]] with a key of `reward-server new-key`; the development keys work on loopback only"
         problems.add(("grpc", "bind"), f"{elsewhere}, but no client is configured", mend)
 

@@ -5,6 +5,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -12,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from reward_adapters import adapter_kinds, load_adapter
 from reward_adapters.contract import SECRET, Adapter, ProductKind, Supplier, Traits
 from reward_server.config.problems import Path, Problems, scrubbed, suggestion
-from reward_server.config.sections import Section, url_problem
+from reward_server.config.sections import Section, read_entry, url_problem
 from reward_server.config.sources import UNUSABLE, Sources, decode, take_secret
 
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
@@ -73,23 +74,36 @@ def _for_all(kinds: Mapping[ProductKind, float], seconds: float | None) -> dict[
     return None if seconds is None else dict.fromkeys(kinds, seconds)
 
 
-def read_accounts(sources: Sources) -> dict[str, AccountSettings]:
-    """All accounts that can be used; problems with the others are added to the list."""
+@dataclass(frozen=True, slots=True)
+class Seller:
+    """What offers are checked against; known of accounts that can't be used, too."""
+
+    adapter: str
+    supplier: Supplier
+
+
+def read_accounts(sources: Sources) -> tuple[dict[str, AccountSettings], dict[str, Seller]]:
+    """All accounts that can be used, and all whose adapter is known; problems are added to the list."""
     tables = sources.values.get("suppliers", {})
+    accounts: dict[str, AccountSettings] = {}
+    sellers: dict[str, Seller] = {}
     if not isinstance(tables, dict):
         sources.problems.add(("suppliers",), "not a table", "write [suppliers.NAME]")
-        return {}
-    accounts = {}
+        return accounts, sellers
     for name, table in tables.items():
+        before = len(sources.problems.found)
         account = _account(sources, name, table, set(tables) - {name})
-        if account is not None:
+        if account is None:
+            continue
+        sellers[name] = Seller(account.adapter, account.supplier)
+        if len(sources.problems.found) == before:
             accounts[name] = account
-    return accounts
+    return accounts, sellers
 
 
 def _account(sources: Sources, name: str, table: object, others: set[str]) -> AccountSettings | None:
+    """None when it isn't known what the account sells; stand-ins take the place of keys that are wrong."""
     problems, path = sources.problems, ("suppliers", name)
-    before = len(problems.found)
     if len(name) > MAX_NAME_LENGTH or not NAME.fullmatch(name):
         mend = f"up to {MAX_NAME_LENGTH} of a-z, 0-9 and single underscores between them"
         problems.add(path, "not a name for an account", mend)
@@ -104,21 +118,24 @@ def _account(sources: Sources, name: str, table: object, others: set[str]) -> Ac
         if others and raw and all(sources.from_environment((*path, key)) for key in raw):
             mend = suggestion(name, others)
         problems.add((*path, "adapter"), "missing", mend)
+        _engine_keys(problems, path, raw, {})
         return None
     if str(kind) not in adapter_kinds():
         problems.add((*path, "adapter"), "unknown adapter", suggestion(str(kind), adapter_kinds()))
+        _engine_keys(problems, path, raw, {})
         return None
     adapter = load_adapter(str(kind))
     own_keys = config_fields(adapter)
     engine = _engine_keys(problems, path, raw, own_keys)
-    config = _adapter_config(sources, path, raw, adapter)
-    if engine is None or config is None or len(problems.found) > before:
+    config, sure = _adapter_config(sources, path, raw, adapter)
+    if config is None:
         return None
     try:
         # An adapter may refuse its configuration in any way it likes.
         supplier = adapter.supplier(config)
     except Exception as error:
-        problems.add(path, "the adapter refuses these keys", scrubbed(str(error), _secrets(adapter, config)))
+        if sure:
+            problems.add(path, "the adapter refuses these keys", scrubbed(str(error), _secrets(adapter, config)))
         return None
     return AccountSettings(
         name=name,
@@ -142,7 +159,8 @@ def secret_keys(adapter: Adapter[Any]) -> list[str]:
     return [name for name, item in config_fields(adapter).items() if item.metadata.get(SECRET)]
 
 
-def _engine_keys(problems: Problems, path: Path, raw: dict[str, Any], own_keys: Mapping[str, Any]) -> EngineKeys | None:
+def _engine_keys(problems: Problems, path: Path, raw: dict[str, Any], own_keys: Mapping[str, Any]) -> EngineKeys:
+    """Wrong ones have their defaults."""
     fields = EngineKeys.model_fields
     # A key that an adapter has under the same name goes to both.
     taken = {key: raw[key] for key in fields if key in raw}
@@ -150,23 +168,29 @@ def _engine_keys(problems: Problems, path: Path, raw: dict[str, Any], own_keys: 
         if key not in own_keys:
             del raw[key]
     values = {key: decode(problems, (*path, key), value, fields[key].annotation) for key, value in taken.items()}
-    try:
-        return EngineKeys.model_validate({key: value for key, value in values.items() if value is not UNUSABLE})
-    except ValidationError as error:
-        problems.add_invalid(path, error)
-        return None
+    usable = {key: value for key, value in values.items() if value is not UNUSABLE}
+    read = read_entry(EngineKeys, usable, {}, partial(problems.add_invalid, path))
+    return EngineKeys.model_validate({}) if read is None else read.values
 
 
-def _adapter_config(sources: Sources, path: Path, raw: dict[str, Any], adapter: Adapter[Any]) -> Any:
+STAND_IN = "1"
+"""For texts and numbers alike."""
+UNUSED_URL = "http://unused"
+
+
+def _adapter_config(sources: Sources, path: Path, raw: dict[str, Any], adapter: Adapter[Any]) -> tuple[Any, bool]:
+    """The adapter's configuration with stand-ins for what is wrong (None when none fits), and whether a refusal of it
+    would be about what was said.
+    """
     problems = sources.problems
     hints, fields = typing.get_type_hints(adapter.config), config_fields(adapter)
     values: dict[str, Any] = {}
-    complete = True
+    # The keys that stand-ins replace, since their own values are missing or wrong.
+    wrong: set[str] = set()
     for key in secret_keys(adapter):
         value = take_secret(sources, path, raw, key)
-        # A stand-in lets the other keys be checked too.
-        values[key] = "x" if value is None else value
-        complete = complete and value is not None
+        values[key] = STAND_IN if value is None else value
+        wrong |= {key} if value is None else set()
     known = [*fields, *EngineKeys.model_fields, "adapter", *(f"{key}_file" for key in secret_keys(adapter))]
     for key, given in raw.items():
         if key not in fields:
@@ -175,16 +199,36 @@ def _adapter_config(sources: Sources, path: Path, raw: dict[str, Any], adapter: 
         value = decode(problems, (*path, key), given, hints[key])
         if value is not UNUSABLE:
             values[key] = value
-        elif fields[key].default is dataclasses.MISSING:
-            return None
-    try:
-        config = TypeAdapter(adapter.config).validate_python(values)
-    except ValidationError as error:
-        problems.add_invalid(path, error, known, hide=[values[key] for key in secret_keys(adapter)])
-        return None
-    if (problem := url_problem(getattr(config, "base_url", "http://unused"))) is not None:
+        else:
+            wrong.add(key)
+    base_url = values.get("base_url", UNUSED_URL)
+    if isinstance(base_url, str) and (problem := url_problem(base_url)) is not None:
         problems.add((*path, "base_url"), *problem)
-    return config if complete else None
+        wrong.add("base_url")
+        values["base_url"] = UNUSED_URL
+    validate = TypeAdapter(adapter.config).validate_python
+    # What was reported already isn't missing as well.
+    values |= {key: STAND_IN for key in wrong if key not in values and _is_required(fields[key])}
+    hide = [values[key] for key in secret_keys(adapter)]
+    try:
+        return validate(values), wrong <= {*secret_keys(adapter), "base_url"}
+    except ValidationError as error:
+        problems.add_invalid(path, error, known, hide)
+        found = {str(part) for item in error.errors(include_url=False, include_input=False) for part in item["loc"][:1]}
+    # Once more without what is wrong: required keys have stand-ins, the others their defaults.
+    required = {key for key in found if _is_required(fields[key])}
+    good = {key: value for key, value in values.items() if key not in found}
+    try:
+        return validate({**good, **dict.fromkeys(required, STAND_IN)}), False
+    except ValidationError as error:
+        if found and found == required:
+            # How the other keys go together is checked only when each of them is fine.
+            problems.add_invalid(path, error, known, hide)
+        return None, False
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
 def _secrets(adapter: Adapter[Any], config: Any) -> list[str]:

@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -67,9 +68,13 @@ class Problems:
     ) -> None:
         """Adds everything that pydantic found below `path`; the texts `hide` don't show."""
         seen = set()
-        for item in error.errors(include_url=False, include_input=False):
+        items = error.errors(include_url=False, include_input=False)
+        for item in items:
             where = path + _location(item["loc"])
-            kind = item["type"]
+            kind, depth = item["type"], len(item["loc"])
+            # pydantic counts the entries of a list that are fine: one whose entries are wrong isn't empty.
+            if kind == "too_short" and any(i["loc"][:depth] == item["loc"] for i in items if len(i["loc"]) > depth):
+                continue
             # A union reports each of its members; the first one says enough.
             if where in seen:
                 continue
@@ -82,7 +87,7 @@ class Problems:
                 context = item.get("ctx", {})
                 self.add(where, str(context["what"]), str(context["mend"]))
             else:
-                self.add(where, "not usable", _plain(scrubbed(item["msg"], hide)))
+                self.add(where, "not usable", _wanted(kind, item.get("ctx", {})) or _plain(scrubbed(item["msg"], hide)))
 
     def finish(self) -> None:
         """Raises ConfigError when anything was found."""
@@ -131,6 +136,39 @@ def _location(loc: Sequence[str | int]) -> Path:
 
 
 _MEMBERS = frozenset({"bool", "int", "float", "str"})
+
+_WANTED = {
+    "string_type": "it should be a text in quotes",
+    "int_type": "it should be a whole number",
+    "int_parsing": "it should be a whole number",
+    "int_from_float": "it should be a whole number",
+    "float_type": "it should be a number",
+    "float_parsing": "it should be a number",
+    "finite_number": "it should be a number",
+    "bool_type": "it should be true or false",
+    "bool_parsing": "it should be true or false",
+    "path_type": "it should be the name of a file, in quotes",
+    "list_type": "it should be a list in brackets",
+    "tuple_type": "it should be a list in brackets",
+    "frozen_set_type": "it should be a list in brackets",
+    "dict_type": "it should be a table",
+    "model_type": "it should be a table",
+    "greater_than": "it should be more than {gt:g}",
+    "greater_than_equal": "it should be at least {ge:g}",
+    "less_than": "it should be less than {lt:g}",
+    "less_than_equal": "it should be at most {le:g}",
+    "string_too_short": "it is empty; write something",
+    "string_too_long": "it should have at most {max_length} characters",
+    "too_short": "the list is empty; write at least one",
+    "too_long": "it should have at most {max_length} entries",
+    "literal_error": "it should be {expected}",
+    "enum": "it should be {expected}",
+}
+"""What a key takes, for each of pydantic's complaints; the lengths that are too short are all zero."""
+
+
+def _wanted(kind: str, context: Mapping[str, Any]) -> str:
+    return _WANTED.get(kind, "").format(**context)
 
 
 def _plain(message: str) -> str:

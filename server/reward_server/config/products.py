@@ -1,21 +1,27 @@
 """`[[products]]` and their offers."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
-from reward_adapters.contract import ProductKind, RecipientKind
+from reward_adapters.contract import (
+    Context,
+    ProductKind,
+    Purchase,
+    Recipient,
+    RecipientKind,
+    Refused,
+    RefusedFor,
+)
 from reward_adapters.money import Money, yuan
 from reward_server.catalogue import FormField, Product, ProductOffer
-from reward_server.config.accounts import AccountSettings
+from reward_server.config.accounts import Seller
 from reward_server.config.problems import Path, suggestion, unusable
-from reward_server.config.sections import Section
+from reward_server.config.sections import Entry, S, Section, read_entry, spelled
 from reward_server.config.sources import Sources
-
-S = TypeVar("S", bound=Section)
-
-PRODUCT_ID = r"^[A-Za-z0-9._/-]{1,64}$"
 
 
 def _money(value: Any) -> Money:
@@ -36,7 +42,7 @@ Yuan = Annotated[int, BeforeValidator(_money)]
 class FormEntry(Section):
     """One field of a product's form."""
 
-    key: str = Field(pattern=r"^[A-Za-z0-9_]{1,40}$")
+    key: Annotated[str, spelled(r"[A-Za-z0-9_]{1,40}", "write 1 to 40 of A-Z a-z 0-9 _")]
     label: str = Field(min_length=1, max_length=100)
     required: bool = True
     options: tuple[str, ...] = ()
@@ -57,7 +63,7 @@ class OfferEntry(Section):
 class ProductEntry(Section):
     """One `[[products]]` entry."""
 
-    id: str = Field(pattern=PRODUCT_ID)
+    id: Annotated[str, spelled(r"[A-Za-z0-9._/-]{1,64}", "write 1 to 64 of A-Z a-z 0-9 . _ / -")]
     kind: ProductKind
     name: str = Field(min_length=1, max_length=200)
     face_value: Yuan
@@ -66,32 +72,38 @@ class ProductEntry(Section):
     offers: tuple[OfferEntry, ...] = ()
 
 
-def read_products(sources: Sources, accounts: Mapping[str, AccountSettings]) -> tuple[Product, ...]:
-    """All products that can be used; problems with the others are added to the list."""
+OFFER_STAND_INS: dict[str, Any] = {"supplier": "x", "supplier_product": "1", "unit_cost": "1"}
+PRODUCT_STAND_INS: dict[str, Any] = {"id": "x", "kind": "card", "name": "x", "face_value": "1"}
+
+
+def read_products(sources: Sources, sellers: Mapping[str, Seller]) -> tuple[Product, ...]:
+    """All products; they can be used when no problem was added to the list."""
     problems = sources.problems
     entries = sources.values.get("products", [])
     if not isinstance(entries, list):
         problems.add(("products",), "not a list", "write [[products]] with double brackets")
         return ()
-    suppliers = sources.values.get("suppliers", {})
-    known = frozenset(suppliers) if isinstance(suppliers, dict) else frozenset()
     products: dict[str, Product] = {}
     for index, raw in enumerate(entries):
         path: Path = ("products", index)
-        product, raw_offers = _split(raw)
-        offers = [_read(sources, (*path, "offers", at), OfferEntry, offer) for at, offer in enumerate(raw_offers)]
-        entry = _read(sources, path, ProductEntry, product)
-        for at, offer in enumerate(offers):
+        bare, raw_offers = _split(raw)
+        product = _read(sources, path, ProductEntry, bare, PRODUCT_STAND_INS)
+        offers = []
+        for at, raw_offer in enumerate(raw_offers):
+            offer_path = (*path, "offers", at)
+            offer = _read(sources, offer_path, OfferEntry, raw_offer, OFFER_STAND_INS)
             if offer is not None:
-                account = accounts.get(offer.supplier)
-                _check_offer(sources, (*path, "offers", at), entry, offer, account=account, known=known)
-        if entry is None:
+                _check_offer(sources, offer_path, product, offer, sellers)
+                offers.append(offer.values)
+        if product is None:
             continue
-        if entry.id in products:
+        entry = product.values
+        if product.knows("id") and entry.id in products:
             problems.add((*path, "id"), f"a second product {entry.id!r}", "ids are unique")
-        if not raw_offers:
+        if product.knows("offers") and not raw_offers:
             problems.add((*path, "offers"), "no offer", "add [[products.offers]] with a supplier")
-        products[entry.id] = _product(entry, [offer for offer in offers if offer is not None], accounts)
+        if product.knows("id"):
+            products[entry.id] = _product(entry, tuple(_offer(o, sellers.get(o.supplier)) for o in offers))
     return tuple(products.values())
 
 
@@ -101,12 +113,8 @@ def _split(raw: Any) -> tuple[Any, list[Any]]:
     return ({**raw, "offers": []}, offers) if isinstance(raw, dict) and isinstance(offers, list) else (raw, [])
 
 
-def _read(sources: Sources, path: Path, model: type[S], raw: Any) -> S | None:
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        sources.problems.add_invalid(path, error, PRODUCT_KEYS)
-        return None
+def _read(sources: Sources, path: Path, model: type[S], raw: Any, stand_ins: dict[str, Any]) -> Entry[S] | None:
+    return read_entry(model, raw, stand_ins, partial(sources.problems.add_invalid, path, known=PRODUCT_KEYS))
 
 
 PRODUCT_KEYS = sorted({*ProductEntry.model_fields, *OfferEntry.model_fields, *FormEntry.model_fields})
@@ -115,28 +123,63 @@ PRODUCT_KEYS = sorted({*ProductEntry.model_fields, *OfferEntry.model_fields, *Fo
 def _check_offer(
     sources: Sources,
     path: Path,
-    product: ProductEntry | None,
-    offer: OfferEntry,
-    *,
-    account: AccountSettings | None,
-    known: frozenset[str],
+    product: Entry[ProductEntry] | None,
+    entry: Entry[OfferEntry],
+    sellers: Mapping[str, Seller],
 ) -> None:
-    problems = sources.problems
-    if offer.max_unit_cost is not None and offer.max_unit_cost < offer.unit_cost:
+    problems, offer = sources.problems, entry.values
+    limit = offer.unit_cost if offer.max_unit_cost is None else offer.max_unit_cost
+    if limit < offer.unit_cost and entry.knows("unit_cost", "max_unit_cost"):
         problems.add((*path, "max_unit_cost"), "less than unit_cost", "no purchase could be made")
+    if not entry.knows("supplier"):
+        return
+    suppliers = sources.values.get("suppliers", {})
+    known = suppliers if isinstance(suppliers, dict) else {}
     if offer.supplier not in known:
         problems.add((*path, "supplier"), f"unknown supplier {offer.supplier!r}", suggestion(offer.supplier, known))
-    if account is None:
+    seller = sellers.get(offer.supplier)
+    if seller is None:
         return
-    if product is not None and product.kind not in account.traits.send_by:
-        kinds = ", ".join(sorted(account.traits.send_by))
-        problems.add((*path, "supplier"), f"{account.adapter} doesn't sell the kind {product.kind!r}", f"only: {kinds}")
-    if not account.traits.price_guard and not offer.allow_unguarded:
-        what = f"{account.adapter} has no price guard: a purchase may cost more than max_unit_cost"
+    traits = seller.supplier.traits
+    if product is not None and product.knows("kind") and product.values.kind not in traits.send_by:
+        what = f"{seller.adapter} doesn't sell the kind {str(product.values.kind)!r}"
+        problems.add((*path, "supplier"), what, f"only: {', '.join(sorted(traits.send_by))}")
+    elif product is not None and not product.wrong and entry.knows("supplier_product", "unit_cost", "parameters"):
+        refusal = _refusal(product.values, offer, seller)
+        if refusal is not None:
+            problems.add(path, f"{seller.adapter} can't buy this: {refusal}", "mend supplier_product or parameters")
+    if not traits.price_guard and entry.knows("allow_unguarded") and not offer.allow_unguarded:
+        what = f"{seller.adapter} has no price guard: a purchase may cost more than max_unit_cost"
         problems.add((*path, "supplier"), what, "set allow_unguarded = true in this offer to accept that")
 
 
-def _product(entry: ProductEntry, offers: Sequence[OfferEntry], accounts: Mapping[str, AccountSettings]) -> Product:
+_SAMPLE_VALUES = {RecipientKind.PHONE: "13800000000", RecipientKind.QQ: "10001", RecipientKind.ACCOUNT: "10001"}
+
+
+def _refusal(product: ProductEntry, offer: OfferEntry, seller: Seller) -> str | None:
+    """Why the adapter could build no request for the offer, whoever orders; None when it can. Nothing is sent."""
+    kind = product.recipient or default_recipient(product.kind)
+    recipient = Recipient(kind, _SAMPLE_VALUES[kind], "+86") if kind in _SAMPLE_VALUES else None
+    purchase = Purchase(
+        number="0" * 26,
+        product_kind=product.kind,
+        supplier_product=offer.supplier_product,
+        quantity=1,
+        recipient=recipient,
+        unit_cost=Money(offer.unit_cost),
+        unit_limit=Money(offer.unit_cost if offer.max_unit_cost is None else offer.max_unit_cost),
+        parameters=offer.parameters,
+        form={field.key: next(iter(field.options), "1") for field in product.form},
+    )
+    try:
+        built = seller.supplier.place(purchase, Context(datetime.now(UTC), "token"))
+    except Exception:
+        # A defect of the adapter, which the engine survives; no fault of the configuration.
+        return None
+    return built.message if isinstance(built, Refused) and built.about is RefusedFor.PRODUCT else None
+
+
+def _product(entry: ProductEntry, offers: tuple[ProductOffer, ...]) -> Product:
     return Product(
         product_id=entry.id,
         kind=entry.kind,
@@ -147,7 +190,7 @@ def _product(entry: ProductEntry, offers: Sequence[OfferEntry], accounts: Mappin
             FormField(key=field.key, label=field.label, required=field.required, options=field.options)
             for field in entry.form
         ),
-        offers=tuple(_offer(offer, accounts.get(offer.supplier)) for offer in offers),
+        offers=offers,
     )
 
 
@@ -156,8 +199,8 @@ def default_recipient(kind: ProductKind) -> RecipientKind:
     return RecipientKind.NONE if kind.delivers_cards else RecipientKind.PHONE
 
 
-def _offer(entry: OfferEntry, account: AccountSettings | None) -> ProductOffer:
-    default_units = account.traits.max_units_per_purchase if account else 1
+def _offer(entry: OfferEntry, seller: Seller | None) -> ProductOffer:
+    default_units = seller.supplier.traits.max_units_per_purchase if seller else 1
     return ProductOffer(
         account=entry.supplier,
         supplier_product=entry.supplier_product,

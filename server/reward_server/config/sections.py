@@ -1,12 +1,24 @@
 """The sections with fixed keys. `docs/configuration.md` describes every key for the people who set them."""
 
 import ipaddress
+import re
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from reward_server.access import Permission
 from reward_server.config.problems import unusable
@@ -19,6 +31,53 @@ class Section(BaseModel):
     """A table with known keys only; errors never show the input."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[S]):
+    """One entry of a list, as far as it could be read."""
+
+    values: S
+    """Stand-ins where the entry is wrong."""
+    wrong: frozenset[str]
+    """The keys that are, and were reported."""
+
+    def knows(self, *keys: str) -> bool:
+        """Whether these keys were really said."""
+        return self.wrong.isdisjoint(keys)
+
+
+def read_entry(
+    model: type[S], raw: object, stand_ins: dict[str, Any], report: Callable[[ValidationError], None]
+) -> Entry[S] | None:
+    """Reads what can be read, so that a fault in one key hides none in another. None for what is no table at all.
+
+    `stand_ins`: a value that is fine for every required key.
+    """
+    try:
+        return Entry(model.model_validate(raw), frozenset())
+    except ValidationError as error:
+        report(error)
+        if not isinstance(raw, dict):
+            return None
+        wrong = frozenset(str(item["loc"][0]) for item in error.errors(include_url=False, include_input=False))
+    good = {key: value for key, value in raw.items() if key not in wrong}
+    return Entry(model.model_validate({**stand_ins, **good}), wrong)
+
+
+def spelled(pattern: str, mend: str) -> AfterValidator:
+    """Texts that match the pattern."""
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise unusable("not usable", mend)
+        return value
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,26 +210,29 @@ class StreamSettings(Section):
     heartbeat_seconds: int = Field(15, ge=1, le=60)
 
 
-CLIENT_ID = r"^[A-Za-z0-9._-]{1,64}$"
-_HASH_LENGTH = 64
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_PLACEHOLDER = "replace-this"
+"""Begins the hashes of the sample, so that nobody runs with keys that nobody has."""
+
+
+def _key_hash(value: str) -> str:
+    if value.removeprefix("sha256:").startswith(_PLACEHOLDER):
+        raise unusable("the sample's placeholder", "replace this by the output of `reward-server new-key`")
+    if not _HASH.fullmatch(value):
+        mend = "`reward-server new-key` prints a key and its hash; the hash goes here, the key to the client"
+        raise unusable('a key isn\'t written as "sha256:" and 64 hex digits', mend)
+    return value
 
 
 class ClientEntry(Section):
     """One `[[clients]]` entry."""
 
-    id: str = Field(pattern=CLIENT_ID)
-    keys: tuple[str, ...] = Field(min_length=1, repr=False)
+    id: Annotated[str, spelled(r"[A-Za-z0-9._-]{1,64}", "write 1 to 64 of A-Z a-z 0-9 . _ -")]
+    keys: tuple[Annotated[str, AfterValidator(_key_hash)], ...] = Field(min_length=1, repr=False)
     permissions: frozenset[Permission] = Field(min_length=1)
 
-    @field_validator("keys")
-    @classmethod
-    def _are_hashes(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        for key in keys:
-            scheme, _, digest = key.partition(":")
-            if scheme != "sha256" or len(digest) != _HASH_LENGTH or set(digest) - set("0123456789abcdef"):
-                mend = "`reward-server new-key` prints a key and its hash; the hash goes here, the key to the client"
-                raise unusable('a key isn\'t written as "sha256:" and 64 hex digits', mend)
-        return keys
+
+CLIENT_STAND_INS: dict[str, Any] = {"id": "x", "keys": ["sha256:" + 64 * "0"], "permissions": ["read"]}
 
 
 def url_problem(value: str) -> tuple[str, str] | None:
@@ -182,16 +244,52 @@ def url_problem(value: str) -> tuple[str, str] | None:
     return None
 
 
-def tls_problem(certificate: Path, key: Path) -> str | None:
-    """Why a certificate and its key can't be used; None when they can."""
-    for file in (certificate, key):
-        try:
-            file.read_bytes()
-        except OSError as error:
-            return f"can't read {file.absolute()}: {error.strerror or 'unknown reason'}"
+def tls_problems(certificate: Path, key: Path) -> list[tuple[str, str, str]]:
+    """What is wrong with a certificate and its key: which key of [grpc], what, and how to mend it."""
+    chain, chain_problem = _read_tls("tls_certificate_file", certificate, _public_key_of_chain)
+    private, key_problem = _read_tls("tls_key_file", key, _public_key_of_key)
+    if chain_problem or key_problem:
+        return [problem for problem in (chain_problem, key_problem) if problem]
+    if chain != private:
+        what = f"{key.absolute()} isn't the key of the first certificate in {certificate.absolute()}"
+        return [("tls_key_file", what, "the server's own certificate comes first, its issuers' after it")]
     try:
         # The empty password keeps OpenSSL from asking for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except (ssl.SSLError, ValueError):
-        return "the certificate and the unencrypted PEM key don't belong together, or aren't PEM"
-    return None
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "unknown reason"
+        return [("tls_certificate_file", f"OpenSSL refuses {certificate.absolute()}: {reason}", "make another one")]
+    return []
+
+
+def _read_tls(
+    name: str, file: Path, read: Callable[[bytes], bytes]
+) -> tuple[bytes | None, tuple[str, str, str] | None]:
+    """The public key that belongs to a file, or the problem with it."""
+    try:
+        return read(file.read_bytes()), None
+    except OSError as error:
+        what = f"can't read {file.absolute()}: {error.strerror or 'unknown reason'}"
+        return None, (name, what, "create it or mend its rights")
+    except TypeError:
+        return None, (name, f"{file.absolute()} is encrypted", "write the key without a password: `openssl pkey` does")
+    except Exception:
+        # Whatever cryptography makes of a file that isn't one.
+        what = "certificate chain" if name == "tls_certificate_file" else "private key"
+        mend = "it is a text that begins with -----BEGIN"
+        return None, (name, f"{file.absolute()} isn't a {what} in PEM form", mend)
+
+
+def _public_key_of_chain(pem: bytes) -> bytes:
+    return _spki(x509.load_pem_x509_certificates(pem)[0].public_key())
+
+
+def _public_key_of_key(pem: bytes) -> bytes:
+    return _spki(serialization.load_pem_private_key(pem, None).public_key())
+
+
+def _spki(public_key: Any) -> bytes:
+    encoded: bytes = public_key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return encoded
