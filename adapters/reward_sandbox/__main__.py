@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter, Token
@@ -12,6 +13,7 @@ from cyclopts import App, Parameter, Token
 from reward_sandbox.app import Sandbox
 from reward_sandbox.catalogue import catalogue
 from reward_sandbox.settings import KINDS, DuplicateMode, SandboxSettings, SignMode
+from reward_sandbox.state import StateError
 
 _DEFAULTS = SandboxSettings()
 _URL = f"http://{_DEFAULTS.host}:{_DEFAULTS.port}"
@@ -41,6 +43,7 @@ def serve(
     duplicates: DuplicateMode = _DEFAULTS.duplicates,
     sign_mode: SignMode = _DEFAULTS.sign_mode,
     seed: int = _DEFAULTS.seed,
+    state: Path | None = None,
 ) -> None:
     """Play the suppliers until interrupted.
 
@@ -64,6 +67,8 @@ def serve(
         Which reading of 91's signing rule is checked.
     seed
         Cards and supplier numbers follow from it and the order number.
+    state
+        File that keeps books, tokens and orders in progress from run to run (it holds cards).
     """
     settings = SandboxSettings(
         host=host,
@@ -77,9 +82,13 @@ def serve(
         duplicates=duplicates,
         sign_mode=sign_mode,
         seed=seed,
+        state=state,
     )
     try:
         asyncio.run(_serve(settings))
+    except StateError as error:
+        print(f"reward-sandbox: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         print(f"reward-sandbox: cannot listen on {host}:{port}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)

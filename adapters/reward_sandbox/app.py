@@ -15,11 +15,22 @@ from reward_sandbox.kaquan91_recharge import Kaquan91Recharge
 from reward_sandbox.kasushou import Kasushou
 from reward_sandbox.kuaiduibao import Kuaiduibao
 from reward_sandbox.settings import SandboxSettings
+from reward_sandbox.state import Keeper
 from reward_sandbox.wire import reply
 
 _BODY_LIMIT: Final = 64 * 1024
 _SHUTDOWN_SECONDS: Final = 0.2
 """Held and silent exchanges end only when cut, so waiting for them longer is useless."""
+
+_INDEX: Final = """<!doctype html>
+<title>Supplier sandbox</title>
+<h1>Supplier sandbox</h1>
+<p>What each supplier was asked, sold and was paid:</p>
+<ul>{rows}</ul>
+<p><a href="/books">All books</a>, <a href="/control">the faults ordered at present</a>.</p>
+<p>Order faults: <code>POST /control/SUPPLIER/hold|release|drop|down</code>; empty all books:
+<code>POST /control/reset</code>.</p>
+"""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -44,6 +55,7 @@ class Sandbox:
         )
         self._suppliers = {supplier.desk.kind: supplier for supplier in suppliers}
         self._runner: web.AppRunner | None = None
+        self._keeper: Keeper | None = None
         self._port = self.settings.port
 
     @property
@@ -65,7 +77,7 @@ class Sandbox:
             await supplier.desk.reset()
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the port is taken."""
+        """Listen, and go on with the state of the last run. Raises OSError for a taken port, or StateError."""
         # A client that hung up must not leave a held or silent exchange behind in memory.
         runner = web.AppRunner(
             self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS
@@ -79,14 +91,27 @@ class Sandbox:
             raise
         self._runner = runner
         self._port = runner.addresses[0][1]
+        if self.settings.state is not None:
+            # The port is ours alone, and so is the file.
+            desks = {kind: supplier.desk for kind, supplier in self._suppliers.items()}
+            keeper = Keeper(self.settings.state, desks)
+            try:
+                keeper.start()
+            except BaseException:
+                await self.stop()
+                raise
+            self._keeper = keeper
 
     async def stop(self) -> None:
-        """Cut what is open, end what runs."""
+        """Cut what is open, end what runs, save the state."""
         for supplier in self._suppliers.values():
             await supplier.desk.close()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._keeper is not None:
+            await self._keeper.stop()
+            self._keeper = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -101,11 +126,10 @@ class Sandbox:
         app = web.Application(client_max_size=_BODY_LIMIT)
         for kind, supplier in self._suppliers.items():
             for route in supplier.routes():
-                app.router.add_route(
-                    route.method, f"/{kind}{route.path}", _unless_down(supplier.desk.gate, route.handler)
-                )
+                app.router.add_route(route.method, f"/{kind}{route.path}", _unless_down(supplier, route.handler))
         app.router.add_routes(
             [
+                web.get("/", self._index),
                 web.get("/books", self._all_books),
                 web.get("/books/{kind}", self._one_book),
                 web.get("/control", self._faults),
@@ -114,6 +138,15 @@ class Sandbox:
             ]
         )
         return app
+
+    async def _index(self, _: web.Request) -> web.Response:
+        """What there is to see, for people."""
+        rows = "".join(
+            f"<li><b>{kind}</b>, {len(supplier.desk.book.orders)} orders: "
+            f'<a href="/books/{kind}">books</a>, its API under <code>/{kind}/</code></li>'
+            for kind, supplier in self._suppliers.items()
+        )
+        return web.Response(text=_INDEX.format(rows=rows), content_type="text/html")
 
     async def _all_books(self, _: web.Request) -> web.Response:
         return reply({kind: self.books(kind) for kind in self._suppliers})
@@ -144,13 +177,16 @@ class Sandbox:
         return self._suppliers[kind]
 
 
-def _unless_down(gate: Gate, handler: Any) -> _Handler:
+def _unless_down(supplier: Supplier, handler: Any) -> _Handler:
     """A supplier's route: while it is down every connection is closed without an answer."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if gate.down:
+        if supplier.desk.gate.down:
             return hang_up(request)
-        response: web.StreamResponse = await handler(request)
+        try:
+            response: web.StreamResponse = await handler(request)
+        finally:
+            supplier.desk.on_change()
         return response
 
     return handle

@@ -6,9 +6,10 @@ number are two orders here, never one order with a counter.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from typing import Any, Self
 
 from reward_sandbox.mint import Mint, Press
 from reward_sandbox.scenario import Card, Outcome, Scenario, Stage, State
@@ -37,6 +38,11 @@ class CallbackAttempt:
             "answer": self.answer,
             "accepted": self.accepted,
         }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """From `as_json`."""
+        return cls(**state)
 
 
 @dataclass(slots=True)
@@ -67,6 +73,8 @@ class Order:
     answered_at: float | None = None
     settled_at: float | None = None
     callbacks: list[CallbackAttempt] = field(default_factory=list)
+    notices: int = 0
+    """Callbacks on their way: neither acknowledged nor given up."""
     seen: "asyncio.Future[None] | None" = None
     """Set while the course waits for queries to see the present stage."""
 
@@ -82,6 +90,51 @@ class Order:
     def delivered(self) -> list[Card]:
         """The cards that queries show by now."""
         return self.cards if self.stage.cards else []
+
+    @property
+    def course_place(self) -> int | None:
+        """Which stage of the scenario's course it is in; None when it has left that."""
+        stages = self.scenario.behaviour.stages
+        return next((place for place, stage in enumerate(stages) if stage is self.stage), None)
+
+    def as_state(self) -> dict[str, object]:
+        """Everything that a later run needs."""
+        return {
+            "number": self.number,
+            "supplier_number": self.supplier_number,
+            "product": self.scenario.product,
+            "quantity": self.quantity,
+            "recipient": self.recipient,
+            "charged": str(self.charged),
+            "accepted_at": self.accepted_at,
+            "updated_at": self.updated_at,
+            "cards": self.cards,
+            "card_numbers": self.card_numbers,
+            "details": self.details,
+            "stage": asdict(self.stage) if self.course_place is None else self.course_place,
+            "refunded": str(self.refunded),
+            "looks": self.looks,
+            "closed": self.closed,
+            "answered_at": self.answered_at,
+            "settled_at": self.settled_at,
+            "callbacks": [attempt.as_json() for attempt in self.callbacks],
+            "notices": self.notices,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], scenarios: Mapping[str, Scenario]) -> Self:
+        """From `as_state`; the create call went with the run that had it open."""
+        scenario = scenarios[state["product"]]
+        place = state["stage"]
+        changed = {
+            "scenario": scenario,
+            "stage": scenario.behaviour.stages[place] if isinstance(place, int) else Stage(**place),
+            "charged": Decimal(state["charged"]),
+            "refunded": Decimal(state["refunded"]),
+            "callbacks": [CallbackAttempt.from_state(attempt) for attempt in state["callbacks"]],
+            "answering": False,
+        }
+        return cls(**{**{name: value for name, value in state.items() if name != "product"}, **changed})
 
     def as_json(self, requests: int) -> dict[str, object]:
         return {
@@ -150,8 +203,7 @@ class Book:
         details: dict[str, str] | None = None,
     ) -> Order:
         """Charge the deposit and enter the order; the caller has checked stock, balance and price."""
-        earlier = self._by_number.setdefault(number, [])
-        press = self._mint.press(number, len(earlier))
+        press = self._mint.press(number, len(self._by_number.get(number, [])))
         supplier_number = name_order(press)
         while supplier_number in self._by_supplier_number:
             supplier_number = name_order(press)
@@ -173,11 +225,14 @@ class Book:
             stage=scenario.behaviour.stages[0],
         )
         self.balance -= charged
-        self._sold[scenario.product] += quantity
-        earlier.append(order)
-        self._by_supplier_number[supplier_number] = order
-        self.orders.append(order)
+        self._file(order)
         return order
+
+    def _file(self, order: Order) -> None:
+        self._sold[order.scenario.product] += order.quantity
+        self._by_number.setdefault(order.number, []).append(order)
+        self._by_supplier_number[order.supplier_number] = order
+        self.orders.append(order)
 
     def enter(self, order: Order, stage: Stage) -> None:
         """Move an order into a stage."""
@@ -194,6 +249,24 @@ class Book:
     def refuse(self, number: str, reason: str) -> None:
         """Note a create call that bought nothing."""
         self.refusals.append({"number": number, "reason": reason, "at": self._clock()})
+
+    def as_state(self) -> dict[str, object]:
+        """Everything that a later run needs."""
+        return {
+            "balance": str(self.balance),
+            "orders": [order.as_state() for order in self.orders],
+            "requests": self.requests,
+            "refusals": self.refusals,
+        }
+
+    def restore(self, state: Mapping[str, Any], scenarios: Mapping[str, Scenario]) -> None:
+        """Take over the book of a former run."""
+        self.reset()
+        self.balance = Decimal(state["balance"])
+        self.requests.update(state["requests"])
+        self.refusals += state["refusals"]
+        for order in state["orders"]:
+            self._file(Order.from_state(order, scenarios))
 
     def as_json(self) -> dict[str, object]:
         """`{"orders": […], "balance": "…", "refusals": […]}`, money as decimal yuan."""

@@ -28,15 +28,18 @@ class Callback:
 class CallbackSender:
     """Delivers callbacks and enters every attempt in the order's books."""
 
-    def __init__(self, *, scale: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, scale: float, clock: Callable[[], float], changed: Callable[[], None]) -> None:
         self._scale = scale
+        self._changed = changed
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
 
     async def deliver(self, order: Order, callback: Callback) -> None:
         """Send until acknowledged or the plan is used up; a refused connection counts as an attempt."""
         for gap in (*callback.gaps, None):
-            if await self._attempt(order, callback) or gap is None:
+            accepted = await self._attempt(order, callback)
+            self._changed()
+            if accepted or gap is None:
                 return
             await asyncio.sleep(gap * self._scale)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from reward_sandbox.gate import Gate
 from reward_sandbox.mint import Mint, Press
 from reward_sandbox.scenario import Answer, Scenario, Stage
 from reward_sandbox.settings import SandboxSettings
+from reward_sandbox.tokens import Tokens
 
 Notify = Callable[[Order], Callback | None]
 
@@ -40,16 +41,22 @@ class Supplier(Protocol):
 
 
 class Desk:
-    """One supplier's shop: books, faults, running courses."""
+    """One supplier's shop: books, tokens, faults, running courses. `notify` makes the callback for an order's stage."""
 
-    def __init__(self, kind: str, scenarios: Sequence[Scenario], settings: SandboxSettings) -> None:
+    def __init__(
+        self, kind: str, scenarios: Sequence[Scenario], settings: SandboxSettings, notify: Notify | None = None
+    ) -> None:
         self.kind = kind
         self.settings = settings
         self.clock = settings.clock
         self.scenarios = {scenario.product: scenario for scenario in scenarios}
         self.book = Book(balance=settings.balance, mint=Mint(settings.seed, kind), clock=settings.clock)
+        self.tokens = Tokens(lifetime=settings.token_seconds, clock=settings.clock)
         self.gate = Gate()
-        self._callbacks = CallbackSender(scale=settings.callback_scale, clock=settings.clock)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after everything that `as_state` would show."""
+        self._notify = notify
+        self._callbacks = CallbackSender(scale=settings.callback_scale, clock=settings.clock, changed=self._changed)
         self._courses: set[asyncio.Task[None]] = set()
 
     async def place(self, request: web.Request, decide: Callable[[bytes], Verdict]) -> web.StreamResponse:
@@ -62,6 +69,7 @@ class Desk:
             self.book.requests[verdict.number] += 1
         if verdict.refusal:
             self.book.refuse(verdict.number, verdict.refusal)
+        self.on_change()
         if self.gate.drops("after"):
             if verdict.order:
                 verdict.order.answering = False
@@ -107,7 +115,6 @@ class Desk:
         name_order: Callable[[Press], str],
         name_card: Callable[[Press], str] | None = None,
         details: dict[str, str] | None = None,
-        notify: Notify | None = None,
     ) -> Order:
         """Book the order and set its course going."""
         order = self.book.buy(
@@ -120,38 +127,53 @@ class Desk:
             name_card=name_card,
             details=details,
         )
-        self.enter(order, order.stage, notify)
+        self.enter(order, order.stage)
         if len(scenario.behaviour.stages) > 1:
-            self._spawn(self._follow(order, notify))
+            self._spawn(self._follow(order))
         return order
 
-    async def _follow(self, order: Order, notify: Notify | None) -> None:
-        for stage, following in pairwise(order.scenario.behaviour.stages):
+    async def _follow(self, order: Order, begin: int = 0) -> None:
+        for stage, following in pairwise(order.scenario.behaviour.stages[begin:]):
             await asyncio.sleep(stage.steps * self.settings.step_seconds)
             if order.looks < stage.looks:
                 order.seen = asyncio.get_running_loop().create_future()
                 await order.seen
             if order.closed:
                 return
-            self.enter(order, following, notify)
+            self.enter(order, following)
 
-    def enter(self, order: Order, stage: Stage, notify: Notify | None = None) -> None:
+    def enter(self, order: Order, stage: Stage) -> None:
         """Move an order and send the callback that belongs to the stage."""
         self.book.enter(order, stage)
-        callback = notify(order) if notify and stage.notify else None
-        if callback:
-            self._spawn(self._callbacks.deliver(order, callback))
+        if stage.notify:
+            self._send_callback(order)
+        self.on_change()
 
-    def end(self, order: Order, stage: Stage, notify: Notify | None = None) -> None:
+    def _changed(self) -> None:
+        self.on_change()
+
+    def _send_callback(self, order: Order) -> None:
+        callback = self._notify(order) if self._notify else None
+        if callback:
+            order.notices += 1
+            self._spawn(self._deliver(order, callback))
+
+    async def _deliver(self, order: Order, callback: Callback) -> None:
+        await self._callbacks.deliver(order, callback)
+        order.notices -= 1
+        self.on_change()
+
+    def end(self, order: Order, stage: Stage) -> None:
         """Leave the scenario's course for a last stage: the order was cancelled or confirmed."""
         order.closed = True
         if order.seen and not order.seen.done():
             order.seen.set_result(None)
-        self.enter(order, stage, notify)
+        self.enter(order, stage)
 
     def look(self, order: Order) -> None:
         """A query has seen the order."""
         order.looks += 1
+        self.on_change()
         if order.seen and not order.seen.done() and order.looks >= order.stage.looks:
             order.seen.set_result(None)
 
@@ -165,6 +187,22 @@ class Desk:
         await self._end_courses()
         self.gate.reset()
         self.book.reset()
+        self.on_change()
+
+    def as_state(self) -> dict[str, object]:
+        """What `restore` takes. Faults are not in it: they were ordered for the moment."""
+        return {"book": self.book.as_state(), "tokens": self.tokens.as_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with a former run: orders take the rest of their course, callbacks on their way are sent again."""
+        self.book.restore(state["book"], self.scenarios)
+        self.tokens.restore(state["tokens"])
+        for order in self.book.orders:
+            if order.notices:
+                order.notices = 0
+                self._send_callback(order)
+            if not order.closed and order.course_place is not None:
+                self._spawn(self._follow(order, order.course_place))
 
     async def close(self) -> None:
         """End everything that runs, callbacks between two attempts included."""

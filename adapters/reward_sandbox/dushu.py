@@ -23,7 +23,6 @@ from reward_sandbox.desk import Desk, Verdict
 from reward_sandbox.mint import Press
 from reward_sandbox.scenario import Answer, Behaviour, Refusal, Scenario, Stage
 from reward_sandbox.settings import SandboxSettings
-from reward_sandbox.tokens import Tokens
 from reward_sandbox.wire import MalformedError, json_object, recipient_fits, reply
 
 KIND: Final = "dushu"
@@ -115,8 +114,6 @@ class Dushu:
     def __init__(self, settings: SandboxSettings) -> None:
         self.desk = Desk(KIND, SCENARIOS, settings)
         self._settings = settings
-        self._tokens = Tokens(lifetime=settings.token_seconds, clock=settings.clock)
-        self._issued = 0
 
     def routes(self) -> Sequence[web.RouteDef]:
         return (
@@ -131,15 +128,15 @@ class Dushu:
         known = query.get("client_id") == APPID and query.get("client_secret") == APPSECRET
         if query.get("grant_type") != "client_credentials" or not known:
             return reply({"error": "invalid_client", "error_description": "Bad client credentials"}, 401)
-        self._issued += 1
-        jti = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{self._issued}".encode()).hexdigest()
-        end = self.desk.clock() + self._tokens.lifetime
+        tokens = self.desk.tokens
+        jti = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{tokens.issued}".encode()).hexdigest()
+        end = self.desk.clock() + tokens.lifetime
         token = _jwt({"scope": ["ALL"], "exp": int(end), "jti": jti, "client_id": APPID})
-        self._tokens.issue(token, older_live_for=OLD_TOKEN_SECONDS)
+        tokens.issue(token, older_live_for=OLD_TOKEN_SECONDS)
         return reply(
             {
                 "value": token,
-                "expiresIn": max(int(self._tokens.lifetime) - 1, 0),
+                "expiresIn": max(int(tokens.lifetime) - 1, 0),
                 "expiration": int(end * 1000),
                 "expired": False,
                 "tokenType": "bearer",
@@ -156,7 +153,7 @@ class Dushu:
                 raise RefusedError(code, f"缺少{name}")
         if query["appid"] != APPID:
             raise RefusedError("100011", "应用不存在")
-        match self._tokens.check(query["access_token"]):
+        match self.desk.tokens.check(query["access_token"]):
             case "unknown":
                 raise RefusedError("100002", "非法的access_token")
             case "expired":

@@ -96,7 +96,7 @@ class Kaquan91Recharge:
     """The recharge side of the 91 gateway."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        self.desk = Desk(KIND, SCENARIOS, settings)
+        self.desk = Desk(KIND, SCENARIOS, settings, self._notify)
         self._settings = settings
         self._gateway = Kaquan91(self.desk, settings, appid=APPID, appsecret=APPSECRET)
 
@@ -160,7 +160,6 @@ class Kaquan91Recharge:
             charged=total,
             name_order=lambda press: f"API{date_time(self.desk.clock())[:10].replace('-', '')}{press.digits(11)}",
             details={"notify_url": notify_url},
-            notify=self._notify,
         )
         return Verdict(_accepted(order), number, order=order)
 
@@ -228,7 +227,7 @@ class Kaquan91Recharge:
         order = self._order(fields)
         if order.state != WAITING.state:
             raise RefusedError("订单状态不允许下架")
-        self.desk.end(order, FAILED, self._notify)
+        self.desk.end(order, FAILED)
         return accepted(
             {
                 "order_id": order.supplier_number,

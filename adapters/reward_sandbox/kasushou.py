@@ -59,7 +59,7 @@ class Kasushou:
     """One Kasushou site."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        self.desk = Desk(KIND, SCENARIOS, settings)
+        self.desk = Desk(KIND, SCENARIOS, settings, self._notify)
         self._settings = settings
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -138,7 +138,6 @@ class Kasushou:
             charged=total,
             name_order=lambda press: f"API09{press.digits(19)}",
             details={"url": wanted.url},
-            notify=self._notify,
         )
         return Verdict(_accepted(order), wanted.number, order=order)
 
@@ -195,7 +194,7 @@ class Kasushou:
             raise RefusedError("订单不存在")
         if order.state not in (1, 2):
             raise RefusedError("订单状态不允许取消")
-        self.desk.end(order, CANCELLED, self._notify)
+        self.desk.end(order, CANCELLED)
         return []
 
     def _user(self, _: Members) -> object:

@@ -23,7 +23,6 @@ from reward_sandbox.desk import Desk, Verdict
 from reward_sandbox.mint import CANARY, Press
 from reward_sandbox.scenario import Answer, Behaviour, Card, Scenario, Stage
 from reward_sandbox.settings import SandboxSettings
-from reward_sandbox.tokens import Tokens
 from reward_sandbox.wire import FORM, JSON, MalformedError, form_fields, json_object, recipient_fits, reply, whole
 
 KIND: Final = "kuaiduibao"
@@ -170,10 +169,8 @@ class Kuaiduibao:
     """The Kuaiduibao gateway."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        self.desk = Desk(KIND, SCENARIOS, settings)
+        self.desk = Desk(KIND, SCENARIOS, settings, self._notify)
         self._settings = settings
-        self._tokens = Tokens(lifetime=settings.token_seconds, clock=settings.clock)
-        self._issued = 0
 
     def routes(self) -> Sequence[web.RouteDef]:
         return (
@@ -189,10 +186,10 @@ class Kuaiduibao:
             return reply({"error": "invalid_request", "error_description": str(error)}, 400)
         if fields.get("app_id") != APP_ID or fields.get("app_secret") != APP_SECRET:
             return reply({"error": "invalid_client", "error_description": "app_id or app_secret is wrong"}, 401)
-        self._issued += 1
-        token = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{self._issued}".encode()).hexdigest()
-        self._tokens.issue(token, older_live_for=0.0 if self._settings.old_token_dies else None)
-        lifetime = int(self._tokens.lifetime)
+        tokens = self.desk.tokens
+        token = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{tokens.issued}".encode()).hexdigest()
+        tokens.issue(token, older_live_for=0.0 if self._settings.old_token_dies else None)
+        lifetime = int(tokens.lifetime)
         return reply({"access_token": token, "expires_in": lifetime, "token_type": "Bearer", "scope": True})
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
@@ -203,7 +200,7 @@ class Kuaiduibao:
             fields = _fields(body, content_type)
         except MalformedError as error:
             return _refused("", str(error))
-        if self._tokens.check(fields.get("access_token", "")) != "good":
+        if self.desk.tokens.check(fields.get("access_token", "")) != "good":
             answer = reply({"error": "invalid_token", "error_description": "access_token is not valid"}, 401)
             return Verdict(answer, refusal="HTTP 401: access_token is not valid")
         number, product = fields.get("out_trade_no", ""), fields.get("product_no", "")
@@ -236,7 +233,6 @@ class Kuaiduibao:
             recipient=recipient,
             charged=scenario.unit_cost,
             name_order=lambda press: f"TO{press.digits(16)}",
-            notify=self._notify,
         )
         return Verdict(_accepted(order), number, order=order)
 
@@ -246,7 +242,7 @@ class Kuaiduibao:
             fields = _fields(await request.read(), request.content_type)
         except MalformedError as error:
             return _refused("", str(error)).response
-        if self._tokens.check(fields.get("access_token", "")) != "good":
+        if self.desk.tokens.check(fields.get("access_token", "")) != "good":
             return reply({"error": "invalid_token", "error_description": "access_token is not valid"}, 401)
         return reply({"code": 0, "data": ["127.0.0.1"], "extra": None})
 

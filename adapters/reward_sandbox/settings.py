@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Literal
 
 KINDS = ("kuaiduibao", "kaquan91_card", "kaquan91_recharge", "kasushou", "dushu")
@@ -41,5 +42,7 @@ class SandboxSettings:
     """Which of the two readings of 91's signing rule is checked, or either."""
     kasushou_callback_form: bool = False
     """Kasushou callbacks as form fields instead of JSON; the callback page does not say which."""
+    state: Path | None = None
+    """File that keeps books, tokens and orders in progress from run to run; it holds cards. None: nothing is kept."""
     clock: Callable[[], float] = time.time
     """Wall clock in Unix seconds: time stamps, clock windows, token expiry."""

@@ -136,6 +136,7 @@ async def test_help_names_commands_and_exit_codes(rewardctl: Rewardctl) -> None:
         ("order", "create", "jd-100", "--quantity", "many"),
         ("order", "watch", "--resume-token", "t1", "--from-now"),
         ("order", "list", "--state", "sleeping"),
+        ("products", "a/1", "--kind", "card"),
         ("products", "--output", "xml"),
         ("products", "--server", "rewards.internal:50051"),
         ("products", "--key-file", "/no/such/file"),
@@ -185,11 +186,38 @@ async def test_product_by_id(script: Scripted, rewardctl: Rewardctl) -> None:
     script.products = [product("a/1")]
 
     found = await rewardctl("products", "show", "a/1")
-    missing = await rewardctl("products", "show", "a/2")
+    short = await rewardctl("products", "a/1")
+    table = await rewardctl("products", "a/1", "--output", "table")
+    missing = await rewardctl("products", "a/2")
 
     assert found.lines[0]["product_id"] == "a/1"
+    assert short.out == found.out
+    assert "name        Name of a/1" in table.out
     assert (missing.code, missing.out) == (3, "")
     assert missing.err == "rewardctl: no such product (PRODUCT_NOT_FOUND)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("products", "a/1", "b/2"), ["unexpected argument: b/2", "see rewardctl products --help"]),
+        (("order", "create"), ["PRODUCT_ID is missing", "see rewardctl order create --help"]),
+        (("order", "create", "a/1", "--wait"), ["--wait needs a value", "see rewardctl order create --help"]),
+        (
+            ("order", "create", "a/1", "--quantity", "many"),
+            ['Invalid value for --quantity: "many" is not a whole number', "see rewardctl order create --help"],
+        ),
+        (
+            ("products", "--server", "rewards.internal:1"),
+            ["no API key for rewards.internal:1: give --key-file, or set REWARDCTL_KEY", "see rewardctl --help"],
+        ),
+    ],
+)
+async def test_usage_in_plain_words(rewardctl: Rewardctl, arguments: tuple[str, ...], complaint: list[str]) -> None:
+    """Wrong usage is explained without the words of a framework, and points at the right help."""
+    ended = await rewardctl(*arguments, REWARDCTL_KEY="")
+
+    assert [line.removeprefix("rewardctl: ") for line in ended.err.splitlines()] == complaint
 
 
 async def test_create_sends_the_order(script: Scripted, rewardctl: Rewardctl) -> None:
@@ -229,9 +257,40 @@ async def test_create_prints_violations(script: Scripted, rewardctl: Rewardctl) 
     assert (ended.code, ended.out) == (4, "")
     assert ended.err.splitlines() == [
         "rewardctl: 2 fields are wrong (INVALID_REQUEST)",
-        "rewardctl:   quantity: must be 1 to 100",
-        "rewardctl:   recipient: is missing",
+        "rewardctl:   quantity (--quantity): must be 1 to 100",
+        "rewardctl:   recipient (--phone, --qq or --account): is missing",
     ]
+
+
+async def test_one_violation_is_one_line(script: Scripted, rewardctl: Rewardctl) -> None:
+    """A server with one complaint makes it the message; it isn't said again, and the option to mend is named."""
+    field, words = "recipient.phone.number", "must have 11 digits for +86"
+    script.creates.append(
+        Refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", f"{field}: {words}", violations={field: words})
+    )
+
+    ended = await rewardctl("order", "create", "jd-100", "--phone", "138")
+
+    assert ended.err == f"rewardctl: {field} (--phone): {words} (INVALID_REQUEST)\n"
+
+
+async def test_errors_name_what_the_command_line_has(script: Scripted, rewardctl: Rewardctl) -> None:
+    """Hints of the contract become commands, and a price above the limit is shown with the limit."""
+    script.creates += [
+        Refusal(grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", "no product 'x'; ListProducts shows what there is"),
+        Refusal(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "PRICE_ABOVE_LIMIT",
+            "the cheapest offer of 'x' costs more than max_unit_price",
+            metadata={"price": "98.50", "limit": "3.00"},
+        ),
+    ]
+
+    missing = await rewardctl("order", "create", "x")
+    dear = await rewardctl("order", "create", "x", "--max-unit-price", "3")
+
+    assert "`rewardctl products` lists what there is" in missing.err
+    assert dear.err.splitlines()[1] == "rewardctl:   price ¥98.50, limit ¥3.00"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +324,7 @@ async def test_unreachable_server_names_the_id(rewardctl: Rewardctl) -> None:
     )
 
     assert ended.code == 6
-    assert "can't be reached" in ended.err
+    assert "nothing listens on 127.0.0.1:1; is the server running? (make run)" in ended.err
     assert "--client-order-id c-7" in ended.err
 
 
@@ -278,7 +337,7 @@ async def test_cards_are_shown_on_request_only(script: Scripted, rewardctl: Rewa
 
     assert "FULFILLED" in hidden.out
     assert "SECRET-1" not in hidden.out
-    assert "NO-1 SECRET-1" in shown.out
+    assert shown.out.splitlines()[-3:] == ["card of A, jd-100", "  number        NO-1", "  secret        SECRET-1"]
 
 
 async def test_explained_order(script: Scripted, rewardctl: Rewardctl) -> None:
@@ -354,7 +413,10 @@ async def test_program_tells_about_lost_connections(script: Scripted, target: st
     ended = await program(target, "order", "watch", "A")
 
     assert ended.code == 0
-    assert ended.err.startswith("rewardctl: stream lost: it went wrong; connecting again in ")
+    assert ended.err.splitlines() == [
+        "rewardctl: stream lost: it went wrong; connecting again",
+        "rewardctl: stream is back",
+    ]
 
 
 async def test_program_is_interrupted(script: Scripted, target: str) -> None:
@@ -429,6 +491,37 @@ async def test_watch_prints_lines(script: Scripted, rewardctl: Rewardctl) -> Non
     assert script.stream_requests[0].view == order_pb2.ORDER_VIEW_FULL
 
 
+async def test_watch_says_why_an_order_failed(script: Scripted, rewardctl: Rewardctl, target: str) -> None:
+    """A failure's reason and message are in the line, and below the table on a terminal."""
+    failed = order("A", 2, order_pb2.ORDER_STATE_FAILED)
+    failed.failure.reason = order_pb2.FAILURE_REASON_REFUNDED
+    failed.failure.message = "closed without a recharge"
+    script.streams += [[snapshot(failed), snapshot_end("t1")]] * 2
+
+    lines = await rewardctl("order", "watch", "A", "--output", "table")
+    drawn = await on_terminal(target, "order", "watch", "A")
+
+    assert lines.out.splitlines()[0].endswith("REFUNDED: closed without a recharge")
+    assert (lines.code, drawn.code) == (1, 1)
+    assert "REFUNDED: closed without a recharge" in drawn.out
+
+
+async def test_watch_of_a_wrong_id_draws_nothing(script: Scripted, target: str) -> None:
+    """On a terminal an unknown order is an error and no empty table."""
+    script.streams += [[Refusal(grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", "no order 'A'")]]
+
+    ended = await on_terminal(target, "order", "watch", "A")
+
+    assert (ended.code, ended.out) == (3, "rewardctl: no order 'A' (ORDER_NOT_FOUND)\r\n")
+
+
+async def test_watch_gives_up_when_told_to(rewardctl: Rewardctl) -> None:
+    """A server that stays away ends the watch after the given time."""
+    ended = await rewardctl("order", "watch", "A", "--give-up-after", "0", REWARDCTL_SERVER="127.0.0.1:1")
+
+    assert ended.code == 6
+
+
 async def test_watch_says_when_updates_may_be_missing(script: Scripted, rewardctl: Rewardctl) -> None:
     """An expired token is told to the person, and the orders are shown as they are."""
     script.streams += [
@@ -498,9 +591,12 @@ async def test_demo_fulfils_five_orders(script: Sandbox, rewardctl: Rewardctl) -
     phones = {r.product_id: r.recipient.phone.number for r in script.create_requests}
     assert phones["dushu/membership"] == "13800138000"
     assert phones["kasushou/card"] == ""
-    table = ended.out.splitlines()[-5:]
-    assert [row.split()[0] for row in table] == list(DEMO_PRODUCTS)
-    assert all("FULFILLED" in row and "NO-1 SECRET-1" in row for row in table)
+    lines = ended.out.splitlines()
+    begin = next(place for place, line in enumerate(lines) if line.startswith("PRODUCT")) + 1
+    assert [row.split()[0] for row in lines[begin : begin + 5]] == list(DEMO_PRODUCTS)
+    assert all("FULFILLED" in row for row in lines[begin : begin + 5])
+    assert lines.count("  secret        SECRET-1") == 5
+    assert "SECRET-1" not in "".join(lines[: begin + 5])
 
 
 @pytest.mark.parametrize("script", [Sandbox(order_pb2.ORDER_STATE_FAILED)], ids=["sandbox"])

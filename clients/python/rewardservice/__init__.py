@@ -12,6 +12,7 @@ async def main() -> None:
 asyncio.run(main())
 """
 
+import rewardservice._quiet  # noqa: F401 - before gRPC is imported
 from rewardservice._channel import TlsOptions
 from rewardservice.backoff import Backoff
 from rewardservice.client import RewardClient

@@ -5,11 +5,21 @@ import time
 import uuid
 from contextlib import aclosing
 
-from rich.table import Table
 from rich.text import Text
 
-from rewardservice._options import Exit, exit_for_error, exit_for_orders
-from rewardservice._output import Board, Output, Progress, as_message, cards_text, clean, complain, state_text
+from rewardservice._options import Exit, Options, exit_for_error, exit_for_orders
+from rewardservice._output import (
+    Board,
+    Output,
+    Progress,
+    as_message,
+    cards_text,
+    clean,
+    complain,
+    order_line,
+    state_text,
+)
+from rewardservice._tables import Column, Fitted
 from rewardservice.client import RewardClient
 from rewardservice.errors import RewardError
 from rewardservice.events import Snapshot, SnapshotEnd, Update
@@ -64,25 +74,35 @@ class DemoBoard(Board):
         settled = {key for key, order in self._by_client_id.items() if is_settled(order)}
         return settled | self.refused.keys() >= self._products.keys()
 
-    def table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("PRODUCT", "ORDER", "STATE", "TIME", "CARDS"):
-            table.add_column(column, overflow="fold")
+    def is_empty(self) -> bool:
+        return False
+
+    def line(self, order: order_pb2.Order) -> str:
+        # The cards come below the table at the end.
+        return order_line(order, show_cards=False)
+
+    def table(self) -> Fitted:
+        table = Fitted(
+            Column("PRODUCT"),
+            Column("ORDER", leaves=2),
+            Column("STATE"),
+            Column("TIME"),
+            Column("CARDS", leaves=1),
+        )
         for key, product in self._products.items():
             order = self._by_client_id.get(key)
             took = self._took.get(key, time.monotonic() - self._began)
             name = Text(clean(product.product_id))
             if key in self.refused:
-                table.add_row(name, "", Text("refused", style="red"), "", clean(self.refused[key].message))
+                table.add_row(name, "", Text("refused", style="red"), "", "")
             elif order is None:
                 table.add_row(name, "", Text("ordering", style="dim"), f"{took:.1f} s", "")
             else:
-                cards = cards_text(order, show_cards=True)
-                table.add_row(name, order.order_id, state_text(order), f"{took:.1f} s", cards)
+                table.add_row(name, order.order_id, state_text(order), f"{took:.1f} s", cards_text(order))
         return table
 
 
-async def demo(client: RewardClient, output: Output, timeout: float) -> Exit:
+async def demo(client: RewardClient, output: Output, options: Options, timeout: float) -> Exit:
     """Orders the products and shows them until all have ended, or `timeout` seconds are over."""
     offered = {product.product_id: product async for product in client.products()}
     missing = [name for name in DEMO_PRODUCTS if name not in offered]
@@ -93,21 +113,26 @@ async def demo(client: RewardClient, output: Output, timeout: float) -> Exit:
         complain(f"not offered by this server, and left out: {', '.join(missing)}")
     products = {f"demo:{uuid.uuid4()}": offered[name] for name in DEMO_PRODUCTS if name in offered}
     board = DemoBoard(products)
-    with Progress(output, board) as progress:
+    with Progress(output, board, explain=options.explain) as progress:
         try:
             async with asyncio.timeout(timeout):
-                await _order_and_follow(client, products, board, progress)
+                await _order_and_follow(client, products, board, progress, options)
         except TimeoutError:
             complain(f"not all orders ended within {timeout:g} s; they go on")
     if not output.json and not output.live:
         output.table(board.table())
+        output.below(board)
     if board.refused:
         return exit_for_error(next(iter(board.refused.values())))
     return exit_for_orders(list(board.orders.values())) or (Exit.NOT_FOUND if missing else Exit.OK)
 
 
 async def _order_and_follow(
-    client: RewardClient, products: dict[str, catalog.Product], board: DemoBoard, progress: Progress
+    client: RewardClient,
+    products: dict[str, catalog.Product],
+    board: DemoBoard,
+    progress: Progress,
+    options: Options,
 ) -> None:
     # One stream for all, opened before the orders exist: their updates can't be missed, however quick they are.
     events = client.watch(
@@ -119,7 +144,10 @@ async def _order_and_follow(
             async for event in events:
                 if isinstance(event, SnapshotEnd) and ordering is None:
                     ordering = asyncio.gather(
-                        *(_order(client, key, product, board, progress) for key, product in products.items())
+                        *(
+                            _order(client, key, product, board=board, progress=progress, options=options)
+                            for key, product in products.items()
+                        )
                     )
                 if isinstance(event, Snapshot | Update):
                     progress.show(event.order, as_message(event))
@@ -134,7 +162,13 @@ async def _order_and_follow(
 
 
 async def _order(
-    client: RewardClient, key: str, product: catalog.Product, board: DemoBoard, progress: Progress
+    client: RewardClient,
+    key: str,
+    product: catalog.Product,
+    *,
+    board: DemoBoard,
+    progress: Progress,
+    options: Options,
 ) -> None:
     try:
         created = await client.create_order(
@@ -146,8 +180,8 @@ async def _order(
         )
     except RewardError as error:
         board.refused[key] = error
-        complain(f"{product.product_id}: {error.message}")
-        for violation in error.violations:
-            complain(f"  {violation.field}: {violation.description}")
+        first, *others = options.error_lines(error)
+        for line in (f"{product.product_id}: {first}", *others):
+            complain(line)
     else:
         progress.show(created.order, created)

@@ -11,9 +11,6 @@ from rewardservice.events import Event, Reset, Snapshot, SnapshotEnd, Update
 from rewardservice.v1 import order_pb2
 from rewardservice.values import is_settled, state_name
 
-GIVE_UP_SECONDS = 60.0
-"""How long a broken stream is taken up again before a person wants to know."""
-
 
 async def follow_events(
     events: AsyncGenerator[Event, None],

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from cyclopts import Parameter
 
 from rewardservice._channel import DEV_KEY, TlsOptions, is_loopback
+from rewardservice._wording import error_lines, explain
 from rewardservice.backoff import Backoff
 from rewardservice.client import DEFAULT_TARGET, RewardClient
 from rewardservice.errors import (
@@ -127,12 +128,22 @@ class Options:
         except ValueError as error:
             raise UsageError(str(error)) from None
 
+    def explain(self, error: RewardError, *, new: bool) -> str:
+        """An error in one sentence; `new` is whether the server never answered before."""
+        return explain(error, self.server, tls=self._tls_options() is not None, new=new)
+
+    def error_lines(self, error: RewardError) -> list[str]:
+        """An error with all that has to be mended."""
+        return error_lines(error, self.server, tls=self._tls_options() is not None)
+
     def _key(self) -> str:
         if self.key is not None and self.key_file is not None:
             raise UsageError("give --key or --key-file, not both")
         if self.key_file is not None:
-            return self.key_file.read_text(encoding="utf-8").strip()
-        if self.key is not None:
+            if key := self.key_file.read_text(encoding="utf-8").strip():
+                return key
+            raise UsageError(f"{self.key_file} holds no API key")
+        if self.key:
             return self.key
         if is_loopback(self.server):
             return DEV_KEY

@@ -8,9 +8,9 @@ from cyclopts import App, Parameter
 from google.protobuf.message import Message
 
 from rewardservice import values as recipients
-from rewardservice._following import GIVE_UP_SECONDS, follow_events, judge, look_up
+from rewardservice._following import follow_events, judge, look_up
 from rewardservice._options import Exit, Given, UsageError, exit_for_orders
-from rewardservice._output import Board, Output, Progress, order_details, orders_table
+from rewardservice._output import Board, Output, Progress, orders_table, print_order
 from rewardservice.v1 import order_pb2
 from rewardservice.v1 import reward_service_pb2 as pb
 from rewardservice.values import is_settled
@@ -101,7 +101,7 @@ async def create(
             _print_order(output, order, created, show_cards=show_cards)
             return exit_for_orders([order]) if wait and is_settled(order) else Exit.OK
         board = Board(show_cards=show_cards)
-        with Progress(output, board) as progress:
+        with Progress(output, board, explain=options.explain) as progress:
             progress.show(order, created)
             if not is_settled(order):
                 events = client.watch(
@@ -109,7 +109,6 @@ async def create(
                     resume_token=created.resume_token,
                     view=view,
                     until_terminal=True,
-                    give_up_after=GIVE_UP_SECONDS,
                 )
                 await follow_events(
                     events,
@@ -204,7 +203,7 @@ async def list_orders(
             if len(orders) >= limit:
                 break
     if not output.json:
-        output.table(orders_table(orders, show_cards=False))
+        output.table(orders_table(orders))
     return Exit.OK
 
 
@@ -215,6 +214,7 @@ async def watch(
     resume_token: str = "",
     from_now: bool = False,
     follow: bool = False,
+    give_up_after: float | None = None,
     show_cards: bool = False,
     options: Given,
 ) -> int:
@@ -232,6 +232,8 @@ async def watch(
         Begin with what changes from now on.
     follow
         Go on after the orders have ended.
+    give_up_after
+        Seconds after which a lost server is given up; it is looked for without end if not given.
     show_cards
         Show the cards in full.
     """
@@ -249,9 +251,9 @@ async def watch(
             resume_token=resume_token,
             view=_view(show_cards),
             until_terminal=bounded,
-            give_up_after=GIVE_UP_SECONDS,
+            give_up_after=give_up_after,
         )
-        with Progress(output, board, redraw=bool(ids)) as progress:
+        with Progress(output, board, redraw=bool(ids), explain=options.explain) as progress:
             ended = await follow_events(
                 events,
                 progress=progress,
@@ -321,8 +323,7 @@ def _print_order(output: Output, order: order_pb2.Order, what: Message, *, show_
     if output.json:
         output.message(what)
         return
-    for table in order_details(order, show_cards=show_cards):
-        output.table(table)
+    print_order(output, order, show_cards=show_cards)
 
 
 def _view(show_cards: bool) -> order_pb2.OrderView.ValueType:

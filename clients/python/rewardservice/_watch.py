@@ -80,7 +80,9 @@ class Watch:
                     continue
                 if message is None:
                     return
-                self._failures = 0
+                if self._failures:
+                    self._failures = 0
+                    log.info("stream is back", extra={"stream": "back"})
                 event = self._take(message)
                 if event is not None:
                     yield event
@@ -150,7 +152,8 @@ class Watch:
             or (self._give_up_after is not None and now - self._failing_since + delay > self._give_up_after)
         ):
             raise error
-        log.info("stream lost: %s; connecting again in %.1f s", error.message, delay)
+        extra = {"stream": "lost", "error": error}
+        log.info("stream lost: %s; connecting again in %.1f s", error.message, delay, extra=extra)
         await self._backoff.sleep(delay)
 
     def _take(self, message: pb.StreamOrderUpdatesResponse) -> Event | None:

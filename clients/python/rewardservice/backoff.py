@@ -18,7 +18,7 @@ class Backoff:
 
     initial: float = 0.5
     maximum: float = 10.0
-    attempts: int = 6
+    attempts: int = 30
     jitter: Callable[[], float] = random.random
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 

@@ -19,7 +19,8 @@ try:
     from rewardservice._demo import demo as run_demo
     from rewardservice._options import EXIT_CODES, Exit, Given, Options, UsageError, exit_for_error
     from rewardservice._orders import order_app
-    from rewardservice._output import Output, complain, products_table
+    from rewardservice._output import Output, complain, print_product, products_table
+    from rewardservice._wording import usage_lines
 except ModuleNotFoundError as missing:
     raise SystemExit(
         f"rewardctl needs {missing.name}, which the client library alone does not. "
@@ -45,19 +46,35 @@ async def launch(
 ) -> Any:
     """Takes the global options, wherever they stand, and runs the command with the rest."""
     command, bound, wants = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    result = command(*bound.args, **bound.kwargs, **dict.fromkeys(wants, options or Options()))
-    return await result if inspect.isawaitable(result) else result
+    options = options or Options()
+    result = command(*bound.args, **bound.kwargs, **dict.fromkeys(wants, options))
+    try:
+        return await result if inspect.isawaitable(result) else result
+    except RewardError as error:
+        return _report(error, options)
 
 
 @products_app.default
-async def list_products(*, kind: Literal["card", "coupon", "topup", "membership"] | None = None, options: Given) -> int:
-    """List what can be ordered.
+async def list_products(
+    product_id: str | None = None,
+    /,
+    *,
+    kind: Literal["card", "coupon", "topup", "membership"] | None = None,
+    options: Given,
+) -> int:
+    """List what can be ordered, or show one product.
 
     Parameters
     ----------
+    product_id
+        Show this product; all are listed if not given.
     kind
         Only products of this kind.
     """
+    if product_id is not None:
+        if kind is not None:
+            raise UsageError("give PRODUCT_ID or --kind, not both")
+        return await show_product(product_id, options=options)
     output = Output(options.output)
     wanted = order_pb2.ProductKind.Value(f"PRODUCT_KIND_{kind.upper() if kind else 'UNSPECIFIED'}")
     async with options.client() as client:
@@ -85,7 +102,7 @@ async def show_product(product_id: str, /, *, options: Given) -> int:
     if output.json:
         output.message(product)
     else:
-        output.table(products_table([product]))
+        print_product(output, product)
     return Exit.OK
 
 
@@ -94,7 +111,7 @@ async def demo(*, options: Given) -> int:
     """Order one product of each of the five suppliers from the sandbox, and watch the cards arrive."""
     output = Output(options.output)
     async with options.client() as client:
-        return await run_demo(client, output, DEMO_SECONDS if options.timeout is None else options.timeout)
+        return await run_demo(client, output, options, DEMO_SECONDS if options.timeout is None else options.timeout)
 
 
 @app.command
@@ -111,10 +128,11 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
 
 
 class _Notices(logging.Handler):
-    """What the client library has to say while it works, as in "connecting again"."""
+    """What the client library has to say while it works; of lost streams the progress display speaks."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())
+        if not hasattr(record, "stream"):
+            complain(record.getMessage())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,11 +157,9 @@ async def run(argv: list[str]) -> int:
     try:
         result = await app.meta.run_async(argv, exit_on_error=False, print_error=False, result_action="return_value")
     except (CycloptsError, UsageError) as error:
-        complain(" ".join(str(error).split()))
-        complain("see rewardctl --help")
+        for line in usage_lines(error, "rewardctl"):
+            complain(line)
         return Exit.USAGE
-    except RewardError as error:
-        return _report(error)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -155,10 +171,9 @@ async def run(argv: list[str]) -> int:
     return result if isinstance(result, int) else Exit.OK
 
 
-def _report(error: RewardError) -> Exit:
-    complain(" ".join(f"{error.message} ({error.reason or error.code.name})".split()))
-    for violation in error.violations:
-        complain(f"  {violation.field}: {violation.description}")
+def _report(error: RewardError, options: Options) -> Exit:
+    for line in options.error_lines(error):
+        complain(line)
     if error.request_id and exit_for_error(error) is Exit.INTERNAL:
         complain(f"  request id: {error.request_id}")
     if error.client_order_id and exit_for_error(error) in {Exit.UNAVAILABLE, Exit.INTERNAL}:
