@@ -94,7 +94,7 @@ def new_master_key(file: Path) -> int:
 
 
 async def _open_and_close(url: str) -> None:
-    from reward_server.store.open import open_store  # noqa: PLC0415
+    from reward_server.store.open import open_store  # noqa: PLC0415 - only this command opens a store
 
     store = await open_store(url)
     await store.close()

@@ -141,7 +141,7 @@ class App:
                     self.engine, parts, default_heartbeat=float(settings.stream.heartbeat_seconds)
                 ),
                 catalog_service=CatalogService(catalogue, self.engine, tokens),
-                interceptor=RpcInterceptor(Access(settings.clients), self.metrics),
+                interceptor=RpcInterceptor(Access(settings.clients), self.metrics, grpc.max_message_bytes),
                 hub=self.hub,
                 max_message_bytes=grpc.max_message_bytes,
                 reflection=grpc.bind.is_loopback if grpc.reflection == "auto" else grpc.reflection,

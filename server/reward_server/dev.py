@@ -187,7 +187,7 @@ async def _start(name: str, module: Sequence[str]) -> Child:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-um", *module, stdout=PIPE, stderr=STDOUT, process_group=0, limit=LINE_LIMIT
     )
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
     return Child(name, process, asyncio.create_task(_pass_on(name, process.stdout)))
 
 

@@ -13,6 +13,7 @@
   + ResumeTokenInvalid      forged, or of another client
   + ResumeTokenExpired      the log was pruned beyond it
   + LogRewound              the server was restored from an older backup
+  + MessageTooLarge         larger than the server takes
   + ReaderTooSlow           a stream's reader took too long
   + ServerDraining          the server is shutting down
 """
@@ -129,6 +130,14 @@ class LogRewound(RewardError):
     def __init__(self, oldest_token: str) -> None:
         self.oldest_token = oldest_token
         super().__init__("the server was restored from a backup older than this resume_token; start with SNAPSHOT")
+
+
+class MessageTooLarge(RewardError):
+    """The request is larger than the server takes; it wasn't read."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"the request has {size} bytes and the server takes {limit}; no valid request needs more")
 
 
 class ReaderTooSlow(RewardError):

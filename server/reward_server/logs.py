@@ -22,7 +22,7 @@ MAX_DEPTH = 8
 """Deeper structures are no log entries; they are hidden whole."""
 
 
-def configure_logs(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002
+def configure_logs(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the configuration calls it so
     """Sends structlog's and the standard library's logs to `stream` (standard error) in one form.
 
     `level`: debug, info, warning, error. `format`: text, json, or auto (text on a terminal, JSON otherwise).

@@ -43,7 +43,7 @@ class _Labelled(Generic[M]):
 
 
 # A second series beside every counter that says when it was made; nobody asked for it.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves this one untyped
 
 
 class Metrics:

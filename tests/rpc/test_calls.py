@@ -154,7 +154,7 @@ async def test_calls_are_counted(served: World) -> None:
 
 
 async def test_a_large_request_is_refused(served: World) -> None:
-    """A request above the limit is refused by gRPC itself."""
+    """A request above the limit is refused."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await served.api().create(metadata={"k": "x" * 300_000})
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

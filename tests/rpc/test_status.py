@@ -14,7 +14,7 @@ from reward_server.rpc.status import DETAILS_KEY, STATUS, Status, internal, stat
 from reward_server.store import StoreBroken, StoreUnavailable
 from rewardservice.v1.error_reason_pb2 import ErrorReason
 
-WRITTEN_BY_GRPC = {"ERROR_REASON_UNSPECIFIED", "ERROR_REASON_MESSAGE_TOO_LARGE"}
+WRITTEN_BY_GRPC = {"ERROR_REASON_UNSPECIFIED"}
 """gRPC itself refuses large messages, without details."""
 
 

@@ -356,7 +356,7 @@ async def world(
         address="127.0.0.1:0",
         reward_service=RewardService(shop, parts, default_heartbeat=heartbeat),
         catalog_service=CatalogService(catalogue, shop, tokens),
-        interceptor=RpcInterceptor(access, measured),
+        interceptor=RpcInterceptor(access, measured, max_message_bytes),
         hub=hub,
         max_message_bytes=max_message_bytes,
         reflection=reflection,

@@ -133,7 +133,9 @@ async def test_without_a_valid_key_nothing_is_answered(running: Service, key: st
 
 
 async def test_an_oversized_message_is_refused(running: Service) -> None:
-    """Larger than the server takes: RESOURCE_EXHAUSTED, and the server lives on."""
+    """Larger than the server takes: refused with all details, and far larger by gRPC itself; the server lives on."""
     error = await refused(running.client.create("kuaiduibao/card", "order-1", metadata={"k": "v" * 300_000}))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE")
+    error = await refused(running.client.create("kuaiduibao/card", "order-1", metadata={"k": "v" * 3_000_000}))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (await running.client.create("kuaiduibao/card", "order-1")).order.order_id

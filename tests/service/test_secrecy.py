@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -59,6 +60,28 @@ def spellings(secret: str) -> set[bytes]:
     return {raw, quote(secret, safe="").encode(), *(text for text in coded if len(text) > 7)}
 
 
+def issued_tokens(sandbox: Sandbox) -> set[str]:
+    """Every access token that a supplier gave the server."""
+    tokens: set[str] = set()
+    for kind in ("kuaiduibao", "dushu"):
+        tokens.update(sandbox._suppliers[kind].desk.tokens._ends)
+    assert len(tokens) >= 2
+    return tokens
+
+
+def signatures(sandbox: Sandbox) -> set[str]:
+    """The signatures of every callback that the server took."""
+    bodies = [
+        call["body"]
+        for kind in ("kuaiduibao", "kaquan91_recharge", "kasushou")
+        for order in sandbox.books(kind)["orders"]
+        for call in order["callbacks"]
+    ]
+    found = {match for body in bodies for match in re.findall(r"sign\W+([0-9A-Fa-f]{32,64})", body)}
+    assert len(found) >= 3
+    return found
+
+
 def files_of_the_store(folder: Path) -> dict[str, bytes]:
     """Database, log and lock file, as they lie on the disk."""
     return {path.name: path.read_bytes() for path in folder.glob("reward.db*")}
@@ -101,7 +124,7 @@ async def test_no_secret_is_left_in_logs_metrics_or_files(tmp_path: Path) -> Non
         assert b"order created" in log
         store = files_of_the_store(tmp_path)
         assert store
-        secrets = {CANARY, DEV, *CREDENTIALS}
+        secrets = {CANARY, DEV, *CREDENTIALS, *issued_tokens(sandbox), *signatures(sandbox)}
         for card in cards:
             secrets |= {card.secret, card.link, card.qr.content, card.qr.image_url} - {""}
         with sqlite3.connect(tmp_path / "reward.db") as database:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from structlog.contextvars import bind_contextvars
 
 from reward_server.access import Caller, Permission
-from reward_server.errors import PermissionDenied, RewardError
+from reward_server.errors import MessageTooLarge, PermissionDenied, RewardError
 from reward_server.rpc.ports import Authenticator, RpcMetrics
 from reward_server.rpc.status import REQUEST_ID_KEY, internal, status_of, unimplemented
 from reward_server.rpc.validation import unreadable
@@ -55,9 +55,10 @@ def current_caller() -> Caller:
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """The one interceptor."""
 
-    def __init__(self, authenticator: Authenticator, metrics: RpcMetrics) -> None:
+    def __init__(self, authenticator: Authenticator, metrics: RpcMetrics, max_message_bytes: int) -> None:
         self._authenticator = authenticator
         self._metrics = metrics
+        self._max_message_bytes = max_message_bytes
         # Each method is wrapped once: what remains per call is the wrapper itself.
         self._wrapped: dict[str, Handler] = {}
 
@@ -84,6 +85,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         streaming = handler.response_streaming
         behaviour = handler.unary_stream if streaming else handler.unary_unary
         metrics = self._metrics
+        limit = self._max_message_bytes
 
         async def answer(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = perf_counter()
@@ -98,6 +100,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 if allowed.isdisjoint(caller.permissions):
                     raise PermissionDenied(" or ".join(ALLOWED[name]))
                 _caller.set(caller)
+                if len(raw) > limit:
+                    raise MessageTooLarge(len(raw), limit)
                 try:
                     request = decode(raw)
                 except DecodeError:

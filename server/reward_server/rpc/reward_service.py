@@ -120,7 +120,7 @@ class RewardService(pb_grpc.RewardServiceServicer):
             response.next_page_token = self._tokens.page_token(query, response.orders[-1].order_id)
         return response
 
-    async def StreamOrderUpdates(  # type: ignore[override]
+    async def StreamOrderUpdates(  # type: ignore[override]  # it writes bytes that were encoded for all readers
         self, request: pb.StreamOrderUpdatesRequest, context: grpc.aio.ServicerContext[Any, bytes]
     ) -> None:
         """Streams updates. Writes bytes to the context instead of yielding messages: they are shared by all streams."""

@@ -34,6 +34,9 @@ PENDING_REQUESTS = 100_000
 PENDING_REQUESTS_HARD = 200_000
 """gRPC refuses calls at random above 1,000 pending ones, and clients see CANCELLED: a reconnect storm would lose
 streams."""
+TRANSPORT_MARGIN_BYTES = 1_048_576
+"""What gRPC takes beyond our own limit, so that a request a bit too large gets an error with all details. Beyond this
+gRPC itself refuses, unread and with a bare RESOURCE_EXHAUSTED."""
 STREAMS_PER_CONNECTION = 10_000
 """Calls that one connection may hold: as many as the streams one process is made for."""
 
@@ -121,7 +124,7 @@ def build_server(
 def _options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
     return (
         # Requests only: an order with its cards may be larger than any request.
-        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes + TRANSPORT_MARGIN_BYTES),
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
         ("grpc.server.max_pending_requests", PENDING_REQUESTS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_REQUESTS_HARD),

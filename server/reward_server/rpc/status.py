@@ -36,6 +36,7 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.ResumeTokenInvalid: (grpc.StatusCode.INVALID_ARGUMENT, pb.ERROR_REASON_RESUME_TOKEN_INVALID),
     errors.ResumeTokenExpired: (grpc.StatusCode.OUT_OF_RANGE, pb.ERROR_REASON_RESUME_TOKEN_EXPIRED),
     errors.LogRewound: (grpc.StatusCode.OUT_OF_RANGE, pb.ERROR_REASON_LOG_REWOUND),
+    errors.MessageTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_MESSAGE_TOO_LARGE),
     errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_READER_TOO_SLOW),
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
     # A broken store ends the process; what the caller can do is the same: ask again with the same ids.
@@ -144,7 +145,7 @@ def _details(error: Exception) -> list[message.Message]:
 
 def _summary(violations: tuple[Violation, ...]) -> str:
     if len(violations) == 1:
-        return f"{violations[0].field}: {violations[0].description}"
+        return f"{violations[0].field}: {violations[0].description}".removeprefix(": ")
     return f"{len(violations)} things to mend in: {', '.join(dict.fromkeys(v.field for v in violations))}"
 
 

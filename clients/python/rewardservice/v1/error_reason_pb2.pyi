@@ -47,7 +47,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RESUME_TOKEN_EXPIRED: _ErrorReason.ValueType  # 11
     """OUT_OF_RANGE: the log was pruned beyond the token (metadata "oldest_resume_token"). Start with SNAPSHOT."""
     ERROR_REASON_LOG_REWOUND: _ErrorReason.ValueType  # 12
-    """OUT_OF_RANGE: the server was restored from a backup older than the token. Start with SNAPSHOT."""
+    """OUT_OF_RANGE: the server was restored from a backup older than the token (metadata "oldest_resume_token"). Start
+    with SNAPSHOT.
+    """
     ERROR_REASON_READER_TOO_SLOW: _ErrorReason.ValueType  # 13
     """RESOURCE_EXHAUSTED: the reader took too long (metadata "resume_token")."""
     ERROR_REASON_SERVER_DRAINING: _ErrorReason.ValueType  # 14
@@ -59,7 +61,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 17
     """UNIMPLEMENTED: no such method."""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 18
-    """RESOURCE_EXHAUSTED: the message is larger than the server takes."""
+    """RESOURCE_EXHAUSTED: the message is larger than the server takes. (gRPC itself refuses a much larger one, bare.)"""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of every error, without the prefix, in domain "rewardservice.v1"."""
@@ -89,7 +91,9 @@ ERROR_REASON_RESUME_TOKEN_INVALID: ErrorReason.ValueType  # 10
 ERROR_REASON_RESUME_TOKEN_EXPIRED: ErrorReason.ValueType  # 11
 """OUT_OF_RANGE: the log was pruned beyond the token (metadata "oldest_resume_token"). Start with SNAPSHOT."""
 ERROR_REASON_LOG_REWOUND: ErrorReason.ValueType  # 12
-"""OUT_OF_RANGE: the server was restored from a backup older than the token. Start with SNAPSHOT."""
+"""OUT_OF_RANGE: the server was restored from a backup older than the token (metadata "oldest_resume_token"). Start
+with SNAPSHOT.
+"""
 ERROR_REASON_READER_TOO_SLOW: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED: the reader took too long (metadata "resume_token")."""
 ERROR_REASON_SERVER_DRAINING: ErrorReason.ValueType  # 14
@@ -101,5 +105,5 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 16
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 17
 """UNIMPLEMENTED: no such method."""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 18
-"""RESOURCE_EXHAUSTED: the message is larger than the server takes."""
+"""RESOURCE_EXHAUSTED: the message is larger than the server takes. (gRPC itself refuses a much larger one, bare.)"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

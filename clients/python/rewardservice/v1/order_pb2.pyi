@@ -63,7 +63,7 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_UNSPECIFIED: _OrderState.ValueType  # 0
     """Never sent by the server."""
     ORDER_STATE_ACCEPTED: _OrderState.ValueType  # 1
-    """Stored durably; nothing was sent to a supplier yet."""
+    """Stored durably; no supplier is known to have taken anything yet."""
     ORDER_STATE_PROCESSING: _OrderState.ValueType  # 2
     """At least one purchase is under way at a supplier."""
     ORDER_STATE_OUTCOME_UNKNOWN: _OrderState.ValueType  # 3
@@ -87,7 +87,7 @@ class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
 ORDER_STATE_UNSPECIFIED: OrderState.ValueType  # 0
 """Never sent by the server."""
 ORDER_STATE_ACCEPTED: OrderState.ValueType  # 1
-"""Stored durably; nothing was sent to a supplier yet."""
+"""Stored durably; no supplier is known to have taken anything yet."""
 ORDER_STATE_PROCESSING: OrderState.ValueType  # 2
 """At least one purchase is under way at a supplier."""
 ORDER_STATE_OUTCOME_UNKNOWN: OrderState.ValueType  # 3

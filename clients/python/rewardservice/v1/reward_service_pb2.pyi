@@ -362,7 +362,7 @@ class StreamOrderUpdatesRequest(_message.Message):
 
     @_builtins.property
     def heartbeat_interval(self) -> _duration_pb2.Duration:
-        """Silence after which a heartbeat comes, 1 to 60 s. Default 15 s."""
+        """Silence after which a heartbeat comes, 1 to 60 s. Unset: the server's default, 15 s unless configured."""
 
     def __init__(
         self,
