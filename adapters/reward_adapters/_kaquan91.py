@@ -24,6 +24,16 @@ from reward_adapters.contract import (
 )
 
 SignEncoding: TypeAlias = Literal["notify-only", "encode-all"]
+NotifyUrlWire: TypeAlias = Literal["plain", "pre-encoded"]
+MoneyType: TypeAlias = Literal["1", "2"]
+MoneyScope: TypeAlias = Literal["total", "unit"]
+
+
+def only(key: str, given: object, allowed: object, why: str) -> None:
+    """Refuses another value of a configuration key than the one that the design allows."""
+    if given != allowed:
+        raise ValueError(f"{key} can only be {str(allowed).lower()}: {why}")
+
 
 # --- Signing ----------------------------------------------------------------------------------------------------------
 

@@ -6,16 +6,19 @@ Readers here never raise on a supplier's data; they answer `None` or empty text 
 import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlencode
+from zoneinfo import ZoneInfo
 
 from reward_adapters.contract import Callback, HttpReply, NotSent, NotSentCause, ProductKind, Refused, RefusedFor
 from reward_adapters.money import Money, yuan
 
 FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 JSON = "application/json; charset=utf-8"
+
+Encoding: TypeAlias = Literal["form", "json"]
 
 MESSAGE_LENGTH = 200
 """More of a supplier's text than this is not kept."""
@@ -151,6 +154,14 @@ def cannot_say(what: str, topic: RefusedFor = RefusedFor.OTHER) -> Refused:
     return Refused(code="LOCAL", message=what, certain=True, about=topic)
 
 
+def check_timezone(name: str) -> None:
+    """Raises ValueError for what is no time zone, for `__post_init__` of a `Config`."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"timezone {name!r} is no known time zone, such as 'Asia/Shanghai'") from error
+
+
 # --- Reading whole messages -------------------------------------------------------------------------------------------
 
 
@@ -167,14 +178,18 @@ def rate_limited(reply: HttpReply) -> NotSent | None:
     return NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429", retry_after=retry_after(reply))
 
 
-def callback_fields(callback: Callback) -> dict[str, Any] | None:
+def callback_fields(callback: Callback, encodings: Collection[Encoding] = ("form", "json")) -> dict[str, Any] | None:
     """The fields of a callback that comes as a JSON object or as a form, whatever its content type says.
 
-    `None` for anything else, and for a field given twice: two readers could each see another value.
+    `None` for anything else, for an encoding that isn't wanted, and for a field given twice: two readers could each see
+    another value.
     """
     try:
         body = callback.body.decode("utf-8-sig")
-        if body.lstrip().startswith("{"):
+        is_json = body.lstrip().startswith("{")
+        if ("json" if is_json else "form") not in encodings:
+            return None
+        if is_json:
             return json.loads(body, object_pairs_hook=_no_repeats)  # type: ignore[no-any-return]
         return _no_repeats(parse_qsl(body, keep_blank_values=True, strict_parsing=True, errors="strict"))
     except (ValueError, RecursionError):

@@ -19,8 +19,8 @@ Source: Dushu open platform manual, pages 会期直充 (create order), 订单详
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -84,6 +84,12 @@ TOKEN_CODES = frozenset({"100002", "100003"})
 CONFIGURATION_CODES = frozenset({"100001", *(str(code) for code in range(100004, 100014))})
 """Source: gateway codes. None of them reaches the order service."""
 
+GATEWAY_HTTP_STATUS: Mapping[str, int] = {
+    **dict.fromkeys(("100002", "100003", "100004"), 401),
+    **dict.fromkeys((str(code) for code in range(100008, 100014)), 403),
+}
+"""Not documented; assumed because these are the usual ones. The codes here are believed with any HTTP status."""
+
 CODE_FIELDS = ("status", "code", "errcode", "error")
 """Where gateway codes stand is not documented; assumed because these are the usual names, tried in this order."""
 
@@ -115,13 +121,19 @@ class Config:
     """Whether `fee` is the price of one unit or of all; the manual doesn't say."""
     verify_on_2005: bool = True
     """Look before 2005 (recharge failed) is believed."""
-    ambiguous_codes: tuple[str, ...] = ("2004", "9999", "200001", "200002", "200003", "200004")
+    ambiguous_codes: tuple[str | int, ...] = ("2004", "9999", "200001", "200002", "200003", "200004")
     """Codes after which only a look tells what happened."""
-    not_found_codes: tuple[str, ...] = ("0006",)
+    not_found_codes: tuple[str | int, ...] = ("0006",)
     """Codes by which the order detail says that it doesn't know the number."""
     order_path: str = "/vip/order/create"
     detail_path: str = "/vip/order/detail"
+    list_path: str = "/vip/product/list"
+    """Path of the product list. Nothing in this version reads it."""
     token_path: str = "/oauth/token"  # noqa: S105 - a path
+    empty_body_mode: Literal["empty", "braces"] = "empty"
+    """What a signed call without parameters has as its body. Only the product list is one: nothing here reads it."""
+    gateway_http_status: dict[str, int] = field(default_factory=lambda: dict(GATEWAY_HTTP_STATUS))
+    """Codes that come with an HTTP status of their own, and which: such an answer is read as one with 200 is."""
 
 
 class Dushu:
@@ -234,6 +246,7 @@ def read_created(reply: HttpReply, *, purchase: Purchase, config: Config, token:
     """What the create answer means."""
     answer = reply.json()
     code, message = _code(answer), _message(answer, purchase, token)
+    reply = _as_expected(reply, code, config)
     if refusal := _refusal_of_us(reply, code, message):
         return refusal
     if reply.status != 200:
@@ -241,11 +254,11 @@ def read_created(reply: HttpReply, *, purchase: Purchase, config: Config, token:
     match answer:
         case {"status": str(status), "data": dict(data)} if status == SUCCESS:
             return _read_success(data, purchase)
-        case {"status": status} if text(status) in REFUSALS and code not in config.ambiguous_codes:
+        case {"status": status} if text(status) in REFUSALS and code not in _texts(config.ambiguous_codes):
             # After a second send "received already" may be about the first one: the engine looks.
             certain = purchase.sends == 1 and not (code == RECHARGE_FAILED and config.verify_on_2005)
             return Refused(code=code, message=message, certain=certain, about=REFUSALS[code])
-    known = code in (SUCCESS, "", *config.ambiguous_codes)
+    known = code in (SUCCESS, "", *_texts(config.ambiguous_codes))
     return Unclear(f"code {show_code(code)} tells nothing certain: {message}", alert=not known)
 
 
@@ -265,12 +278,13 @@ def read_detail(reply: HttpReply, *, purchase: Purchase, config: Config, token: 
     """What the order detail says."""
     answer = reply.json()
     code, message = _code(answer), _message(answer, purchase, token)
+    reply = _as_expected(reply, code, config)
     if refusal := _refusal_of_us(reply, code, message):
         return refusal
     if reply.status != 200:
         return Unclear(f"HTTP {reply.status}, code {show_code(code)}")
     match answer:
-        case {"status": status} if text(status) in config.not_found_codes:
+        case {"status": status} if text(status) in _texts(config.not_found_codes):
             return Absent(f"code {show_code(code)}")
         case {"status": str(status), "data": dict(data)} if status == SUCCESS:
             return _read_order(data, purchase)
@@ -314,6 +328,16 @@ def _code(answer: object) -> str:
     if not isinstance(answer, dict):
         return ""
     return next((code for name in CODE_FIELDS if (code := text(answer.get(name)))), "")
+
+
+def _as_expected(reply: HttpReply, code: str, config: Config) -> HttpReply:
+    """With HTTP 200 in place of the status that this code is known to come with."""
+    return replace(reply, status=200) if config.gateway_http_status.get(code) == reply.status else reply
+
+
+def _texts(codes: Iterable[str | int]) -> set[str]:
+    """Codes as the platform writes them: four digits at least. TOML knows no leading zeros, so `6` is "0006"."""
+    return {str(code).zfill(4) for code in codes}
 
 
 def _message(answer: object, purchase: Purchase, token: str | None) -> str:

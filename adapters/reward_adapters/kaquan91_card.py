@@ -18,10 +18,11 @@ dcsqy/9288914985807742 (query). Signature and envelope: `_kaquan91`.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
+from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
@@ -58,12 +59,20 @@ QUERY = "/dcapi/card/queryOrder"
 CARD_TYPES = ("0", "1", "2", "3", "4")
 """Values of the offer parameter `card_type`; `read_card` says what they mean."""
 
-DEFAULT_AUTO_CONFIRM_HOUR = "10"
-"""Hours of warranty when the offer's `auto_confirm_hour` is silent: the shortest and cheapest of the manual's table.
-That a product allows it is not documented; assumed because the manual uses 10 as its example."""
+CardType: TypeAlias = Literal["0", "1", "2", "3", "4", 0, 1, 2, 3, 4]
+
+SURCHARGES: Mapping[str, Decimal] = {
+    "10": Decimal("0.15"),
+    "12": Decimal("0.3"),
+    "24": Decimal("0.6"),
+    "48": Decimal("1.5"),
+}
+"""Hours of warranty and what they add to the price, in percent (91 manual, page dc91/11233731352824825)."""
 
 _HOURS = re.compile(r"[1-9][0-9]{0,3}")
 _UNIX_SECONDS = re.compile(r"[0-9]{9,10}")
+
+LONGEST_PAUSE = 86_400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +84,55 @@ class Config:
     appsecret: str = secret()
     timezone: str = "Asia/Shanghai"
     """The zone of the supplier's times. Not documented; assumed because supplier and platform are Chinese."""
+    order_path: str = PLACE
+    query_path: str = QUERY
+    sign_value_encoding: wire.SignEncoding = "notify-only"
+    """`notify-only` is the manual's wording; `encode-all` is what a public client of the sister brand does."""
+    auto_confirm_hour: int = 10
+    """Hours of warranty when the offer's `auto_confirm_hour` is silent: the shortest and cheapest of the manual's
+    table. That a product allows it is not documented; assumed because the manual uses 10 as its example."""
+    surcharge_table: Mapping[str, Decimal] = field(default_factory=lambda: dict(SURCHARGES))
+    """The hours that may be bought, with their surcharge in percent; others are refused before anything is sent."""
+    surcharge_rounding: Literal["half-up", "half_up", "half-even", "half_even", "up", "down"] = "half-up"
+    """How the supplier rounds the surcharge. No effect: what offers say they cost has the surcharge in it."""
+    card_type_by_product: Mapping[str, CardType] = field(default_factory=dict)
+    """The card type of a `card_id`, for offers without a `card_type` of their own."""
+    empty_result_poll_plan: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 60.0)
+    """Pauses in seconds between looks, the last one repeats; the account's `poll_plan` wins."""
+    send_zero_order_money: bool = False
+    """Only false: 0 would switch the price check off."""
+    query_after_reject: bool = True
+    """Only true: a refusal by text is always looked into, for a repeated number is refused so too."""
+    confirm_by_query: bool = True
+    """Only true: card orders have no callbacks, and none could move an order by itself."""
+    notify_url_wire: wire.NotifyUrlWire = "plain"
+    """No effect on card orders, like the next three: they belong to fields that only recharges have."""
+    money_type: wire.MoneyType = "2"
+    money_scope: wire.MoneyScope = "total"
+    check_stock: bool = False
+
+    def __post_init__(self) -> None:
+        wire.only("send_zero_order_money", self.send_zero_order_money, False, "0 would switch the price check off")
+        wire.only("query_after_reject", self.query_after_reject, True, "a refusal by text proves nothing")
+        wire.only("confirm_by_query", self.confirm_by_query, True, "callbacks never move an order by themselves")
+        for hours, percent in self.surcharge_table.items():
+            if not _HOURS.fullmatch(hours) or percent < 0:
+                raise ValueError("surcharge_table names whole hours and percents that aren't negative")
+        if not self.empty_result_poll_plan or not all(
+            0 < pause <= LONGEST_PAUSE for pause in self.empty_result_poll_plan
+        ):
+            raise ValueError("empty_result_poll_plan needs pauses above 0 and of a day at most")
 
 
 class Kaquan91Card:
     """One account for card purchases."""
 
-    traits = Traits(
+    traits: Traits = Traits(
         queryable=True,
         max_units_per_purchase=100,  # not documented; assumed because the manual names no limit
         read_timeout=60.0,  # not documented; assumed because a public client of the sister brand waits as long
         not_found_grace=60.0,  # not documented; assumed because cards come at once: a minute is long
-        look_delays=(1.0, 3.0, 10.0, 30.0, 60.0),
+        look_delays=(1.0, 3.0, 10.0, 30.0, 60.0),  # as in `Config.empty_result_poll_plan`
         send_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
         settle_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
     )
@@ -93,15 +140,18 @@ class Kaquan91Card:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._zone = ZoneInfo(config.timezone)
+        self.traits = replace(type(self).traits, look_delays=config.empty_result_poll_plan)
 
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
         """Buys the cards. Refused here, before any money is at stake, when the offer lacks what delivery needs."""
+        purchase = self._completed(purchase)
         limit = Money(purchase.unit_limit * purchase.quantity)
-        hours = warranty_hours(purchase)
+        hours = purchase.parameters["auto_confirm_hour"]
         if purchase.parameters.get("card_type") not in CARD_TYPES:
             return _unfit("card_type", f"the offer's card_type must be one of {', '.join(CARD_TYPES)}")
-        if not _HOURS.fullmatch(hours):
-            return _unfit("auto_confirm_hour", "the offer's auto_confirm_hour must be a whole number of hours")
+        if hours not in self._config.surcharge_table:
+            allowed = ", ".join(self._config.surcharge_table)
+            return _unfit("auto_confirm_hour", f"the offer's auto_confirm_hour must be one of {allowed}")
         if limit < UNITS_PER_FEN:
             return Refused(code="order_money", message="the limit is below 0.01", certain=True, about=RefusedFor.PRICE)
         fields = {
@@ -112,13 +162,15 @@ class Kaquan91Card:
             "out_order_id": purchase.number,
             "order_money": format_yuan(limit),
         }
-        return Call(self._post(PLACE, fields), lambda reply: read_placed(reply, purchase, self._zone))
+        return Call(self._post(self._config.order_path, fields), lambda reply: read_placed(reply, purchase, self._zone))
 
     def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]]:
         """Asks by our number, the only one that the call takes."""
-        (purchase,) = purchases
+        (asked,) = purchases
+        purchase = self._completed(asked)
         fields = {"appid": self._config.appid, "out_order_id": purchase.number}
-        return Call(self._post(QUERY, fields), lambda reply: {purchase.number: read_found(reply, purchase, self._zone)})
+        request = self._post(self._config.query_path, fields)
+        return Call(request, lambda reply: {purchase.number: read_found(reply, purchase, self._zone)})
 
     def read_callback(self, callback: Callback) -> NotOffered:
         """Card orders have no callbacks."""
@@ -128,18 +180,20 @@ class Kaquan91Card:
         """Requests are signed; there are no tokens."""
         return NotOffered("tokens")
 
+    def _completed(self, purchase: Purchase) -> Purchase:
+        """The purchase with the account's values for what its offer doesn't say."""
+        said = {"auto_confirm_hour": str(self._config.auto_confirm_hour)}
+        if purchase.supplier_product in self._config.card_type_by_product:
+            said["card_type"] = str(self._config.card_type_by_product[purchase.supplier_product])
+        return replace(purchase, parameters={**said, **purchase.parameters})
+
     def _post(self, path: str, fields: Mapping[str, str]) -> HttpRequest:
-        signature = wire.sign(fields, self._config.appsecret)
+        signature = wire.sign(fields, self._config.appsecret, self._config.sign_value_encoding)
         return wire.request(self._config.base_url, path, {**fields, "sign": signature})
 
 
 def _unfit(code: str, message: str) -> Refused:
     return Refused(code=code, message=message, certain=True, about=RefusedFor.PRODUCT)
-
-
-def warranty_hours(purchase: Purchase) -> str:
-    """The hours of warranty to buy, as the wire has them."""
-    return purchase.parameters.get("auto_confirm_hour", DEFAULT_AUTO_CONFIRM_HOUR)
 
 
 # --- Readers ----------------------------------------------------------------------------------------------------------
@@ -244,7 +298,9 @@ def read_entry(
         card,
         unit_cost=amount(entry.get("money")),
         supplier_card_number=wire.reference(entry.get("order_id")) or "",
-        warranty_until=warranty_end(bought, warranty_hours(purchase), zone) if state == "2" else None,
+        warranty_until=warranty_end(bought, purchase.parameters.get("auto_confirm_hour", ""), zone)
+        if state == "2"
+        else None,
     )
 
 

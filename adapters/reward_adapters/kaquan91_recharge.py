@@ -18,7 +18,7 @@ dcsqy/8692089281308714 (states, callback). Signature and envelope: `_kaquan91`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
 from reward_adapters._wire import amount, callback_fields, same_text, text
@@ -69,23 +69,33 @@ NOT_OURS = Answer(b"unknown")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The keys of one account. The defaults of the four switches aren't documented; each says why it was assumed."""
+    """The keys of one account. Where a default isn't documented, the key says why it was assumed."""
 
     base_url: str
     appid: str
     appsecret: str = secret()
     sign_value_encoding: wire.SignEncoding = "notify-only"
     """`notify-only` is the manual's wording; `encode-all` is what a public client of the sister brand does."""
-    notify_url_wire: Literal["plain", "pre-encoded"] = "plain"
+    notify_url_wire: wire.NotifyUrlWire = "plain"
     """`plain`: the form's own encoding is the only one. `pre-encoded`: encoded once more, as that client does."""
-    money_type: Literal["1", "2"] = "2"
+    money_type: wire.MoneyType = "2"
     """The unit of the limit: 1 fen, 2 yuan. Yuan, because the answers are in yuan too."""
-    money_scope: Literal["total", "unit"] = "total"
+    money_scope: wire.MoneyScope = "total"
     """What the limit limits: the manual calls it the order's amount."""
     check_stock: bool = False
     """Refuse at once when nobody has stock, instead of waiting for a worker."""
+    query_after_reject: bool = True
+    """Only true: a refusal by text is always looked into, for a repeated number is refused so too."""
+    confirm_by_query: bool = True
+    """Only true: a callback is a reason to look and never moves an order itself."""
+    timezone: str = "Asia/Shanghai"
+    """The zone of the supplier's times. Must exist; no time of a recharge is read, and `datetime` is Unix seconds."""
+    order_path: str = PLACE
+    query_path: str = QUERY
 
     def __post_init__(self) -> None:
+        wire.only("query_after_reject", self.query_after_reject, True, "a refusal by text proves nothing")
+        wire.only("confirm_by_query", self.confirm_by_query, True, "callbacks never move an order by themselves")
         if self.notify_url_wire == "pre-encoded" and self.sign_value_encoding != "encode-all":
             raise ValueError('notify_url_wire "pre-encoded" needs sign_value_encoding "encode-all"')
 
@@ -108,6 +118,7 @@ class Kaquan91Recharge:
     )
 
     def __init__(self, config: Config) -> None:
+        ZoneInfo(config.timezone)  # an unknown zone stops the start
         self._config = config
 
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
@@ -134,13 +145,14 @@ class Kaquan91Recharge:
             pre_encoded = self._config.notify_url_wire == "pre-encoded"
             fields["notify_url"] = wire.url_encoded(purchase.notify_url) if pre_encoded else purchase.notify_url
         unsigned = {"check": "1"} if self._config.check_stock else {}
-        return Call(self._post(PLACE, fields, unsigned), lambda reply: read_placed(reply, purchase))
+        return Call(self._post(self._config.order_path, fields, unsigned), lambda reply: read_placed(reply, purchase))
 
     def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]]:
         """Asks by our number alone: theirs would win, and a wrong one would answer for another order."""
         (purchase,) = purchases
         fields = {"appid": self._config.appid, "out_order_id": purchase.number}
-        return Call(self._post(QUERY, fields), lambda reply: {purchase.number: read_found(reply, purchase)})
+        request = self._post(self._config.query_path, fields)
+        return Call(request, lambda reply: {purchase.number: read_found(reply, purchase)})
 
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused:
         """Verifies a callback. What it says of the state is left to a query to confirm."""
@@ -172,7 +184,7 @@ def _unfit(code: str, message: str, about: RefusedFor) -> Refused:
     return Refused(code=code, message=message, certain=True, about=about)
 
 
-def write_money(limit: Money, money_type: Literal["1", "2"]) -> str:
+def write_money(limit: Money, money_type: wire.MoneyType) -> str:
     """The limit in whole fen or in yuan with two decimals, rounded down."""
     return str(limit // UNITS_PER_FEN) if money_type == "1" else format_yuan(limit)
 

@@ -20,7 +20,7 @@ detail) and 50 (order callback).
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -32,6 +32,7 @@ from reward_adapters._wire import (
     amount,
     callback_fields,
     cannot_say,
+    check_timezone,
     day,
     join_url,
     json_bytes,
@@ -62,6 +63,7 @@ from reward_adapters.contract import (
     NotSent,
     NotSentCause,
     Outcome,
+    ProductKind,
     Purchase,
     Refunded,
     Refused,
@@ -146,6 +148,17 @@ class Config:
     """Whether callbacks about numbers we don't know are answered "ok", so that they aren't repeated."""
     callback_slash_modes: tuple[SlashMode, ...] = ("escaped", "raw")
     """How slashes may be written in the text that a callback's signature covers."""
+    mirror_http_status: bool = True
+    """Whether answers are read whose HTTP status repeats their code, too; else only those with HTTP 200."""
+    timezone: str = "Asia/Shanghai"
+    """The zone of the shop's times, of which the days of cards are passed on. Not documented; assumed because it is
+    Chinese."""
+    product_kind_by_id: dict[str, ProductKind] = field(default_factory=dict)
+    """Kinds by product `id`, where the shop's product is of another kind than the one in the catalogue."""
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown time zone."""
+        check_timezone(self.timezone)
 
 
 class Kasushou:
@@ -167,6 +180,7 @@ class Kasushou:
 
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
         """Source: page 48."""
+        purchase = self._of_kind(purchase)
         product, safe_price = purchase.supplier_product, _safe_price(purchase, self._config)
         if not (product.isascii() and product.isdecimal() and len(product) <= PRODUCT_DIGITS):
             return cannot_say(f"id is a whole number of at most {PRODUCT_DIGITS} digits", RefusedFor.PRODUCT)
@@ -191,7 +205,7 @@ class Kasushou:
         """Source: page 49."""
         numbers = ",".join(purchase.number for purchase in purchases)
         fields = {"external_orderno": numbers, "day": self._config.query_day}
-        read = partial(read_details, purchases=tuple(purchases), config=self._config)
+        read = partial(read_details, purchases=tuple(map(self._of_kind, purchases)), config=self._config)
         return Call(self._request(self._config.detail_path, fields, context), read)
 
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused:
@@ -201,6 +215,10 @@ class Kasushou:
     def fetch_token(self, context: Context) -> NotOffered:
         """Requests are signed with the key itself."""
         return NotOffered("Kasushou has no access token")
+
+    def _of_kind(self, purchase: Purchase) -> Purchase:
+        kind = self._config.product_kind_by_id.get(purchase.supplier_product, purchase.product_kind)
+        return replace(purchase, product_kind=kind)
 
     def _request(self, path: str, fields: Mapping[str, Any], context: Context) -> HttpRequest:
         body = request_body(fields, self._config)
@@ -261,7 +279,7 @@ def _attach(purchase: Purchase) -> dict[str, str]:
 
 def read_bought(reply: HttpReply, *, purchase: Purchase, config: Config) -> Outcome:
     """What the answer to a purchase means."""
-    answer, code, message = _envelope(reply, purchase)
+    answer, code, message = _envelope(reply, config, purchase)
     if refusal := _refusal_by_http(reply, code):
         return refusal
     match answer:
@@ -290,7 +308,7 @@ def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
 
 def read_details(reply: HttpReply, *, purchases: Sequence[Purchase], config: Config) -> Mapping[str, Outcome]:
     """What the order detail says about each number: matched by number, never by place."""
-    answer, code, message = _envelope(reply, *purchases)
+    answer, code, message = _envelope(reply, config, *purchases)
     if refusal := _refusal_by_http(reply, code):
         return {purchase.number: refusal for purchase in purchases}
     everything: Outcome
@@ -379,7 +397,7 @@ def read_card(entry: object) -> Card | None:
 # --- Envelope ---------------------------------------------------------------------------------------------------------
 
 
-def _envelope(reply: HttpReply, *purchases: Purchase) -> tuple[object, str, str]:
+def _envelope(reply: HttpReply, config: Config, *purchases: Purchase) -> tuple[object, str, str]:
     """The answer, its code and its scrubbed text. Some shops repeat the code as HTTP status; other ones hide it."""
     answer = reply.json()
     if not isinstance(answer, dict):
@@ -388,7 +406,8 @@ def _envelope(reply: HttpReply, *purchases: Purchase) -> tuple[object, str, str]
     typed = (value for purchase in purchases for value in _attach(purchase).values())
     message = scrub(answer.get("msg") or answer.get("message"), *typed)
     code = text(answer.get("code"))
-    return (answer, code, message) if str(reply.status) in (SUCCESS, code) else (None, code, message)
+    expected = (SUCCESS, code) if config.mirror_http_status else (SUCCESS,)
+    return (answer, code, message) if str(reply.status) in expected else (None, code, message)
 
 
 def _says(message: str, parts: Sequence[str]) -> bool:

@@ -4,8 +4,8 @@ Cards and coupons come in the create answer, top-ups are confirmed later by a ca
 
 **Quirks**
 
-* There is no order query. What a lost answer meant is told by the callback, or by a person: no code of a second send
-  is believed, because the first one may have been taken.
+* There is no order query, unless the supplier grants one (`order_query_path`). What a lost answer meant is told by the
+  callback, or by a person: no code of a second send is believed, because the first one may have been taken.
 * Requests carry a token and no signature; only callbacks and our answers to them are signed.
 * No quantity, no price guard and no callback address on the wire: one unit a purchase, the callback address is set in
   the supplier's console.
@@ -21,7 +21,7 @@ Source: Kuaiduibao manual (docs.kuaiduibao.com), pages 下单 (create order), Ap
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -29,9 +29,11 @@ from reward_adapters._wire import (
     DEADLINES,
     FORM,
     JSON,
+    Encoding,
     about,
     callback_fields,
     cannot_say,
+    check_timezone,
     day,
     form_bytes,
     join_url,
@@ -63,6 +65,7 @@ from reward_adapters.contract import (
     NotSent,
     NotSentCause,
     Outcome,
+    ProductKind,
     Purchase,
     RecipientKind,
     Refused,
@@ -84,6 +87,10 @@ CERTAIN_REFUSALS = frozenset({BUSINESS_FAILURE, NO_SUCH_OBJECT})
 """Codes that mean "not taken". The create-order page lists none but 0; these are printed for other calls of the same
 gateway (lottery, user pages). Not documented for orders; assumed because the gateway shares one envelope."""
 
+QUERIED_DONE = "1"
+"""`status` of a finished order in the answer of an order query. Not documented; assumed because callbacks mean success
+by it. No other status is believed."""
+
 DATE_FORM = "%m/%d/%Y"
 HOME_AREA_CODE = "+86"
 """`receive_no` holds a bare number. Not documented; assumed to be a mainland one because no page has an area code."""
@@ -103,11 +110,32 @@ class Config:
     request_encoding: Literal["form", "json"] = "form"
     """How request bodies are written; the manual doesn't say."""
     path_prefix: str = ""
-    """Put before both paths, as in `/api`."""
+    """Put before the paths, as in `/api`."""
     token_path: str = "/o-auth2/app/access-token"  # noqa: S105 - a path
     order_path: str = "/service/order/create"
+    order_query_path: str = ""
+    """Path of an order query, for apps that were granted one. Callbacks are then a reason to look, nothing more."""
+    ip_list_path: str = "/api/basic/ip"
+    """Path of the list of the supplier's addresses. Nothing in this version reads it."""
     ambiguous_codes: tuple[int, ...] = ()
     """Codes of refusals that aren't believed, such as one that turns out to mean "number used already"."""
+    retry_same_out_trade_no: bool = False
+    """Only false: after a lost answer the same number could buy twice. (A bool and no `Literal`, so that the text of an
+    environment variable is read.)"""
+    non_success_callback: Literal["review"] = "review"
+    """What a callback with another status than success does: a person looks."""
+    callback_encodings: tuple[Encoding, ...] = ("form", "json")
+    """In which encodings callbacks are read."""
+    timezone: str = "Asia/Shanghai"
+    """The zone of the supplier's days, which are passed on as days. Not documented; assumed because it is Chinese."""
+    product_kind_by_no: dict[str, ProductKind] = field(default_factory=dict)
+    """Kinds by product number, where answers are of another kind than the product in the catalogue."""
+
+    def __post_init__(self) -> None:
+        """Refuses what no adapter of this supplier may do."""
+        check_timezone(self.timezone)
+        if self.retry_same_out_trade_no:
+            raise ValueError("retry_same_out_trade_no can only be false: the same number could buy twice")
 
 
 class Kuaiduibao:
@@ -124,6 +152,8 @@ class Kuaiduibao:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        if config.order_query_path:
+            self.traits = replace(self.traits, queryable=True)
 
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
         """Source: create order."""
@@ -138,21 +168,33 @@ class Kuaiduibao:
         if recipient:
             fields["receive_no"] = recipient
         refusals = CERTAIN_REFUSALS - {str(code) for code in self._config.ambiguous_codes}
-        read = partial(read_created, purchase=purchase, refusals=refusals, token=context.token)
+        read = partial(read_created, purchase=self._of_kind(purchase), refusals=refusals, token=context.token)
         return Call(self._request(self._config.order_path, fields), read)
 
-    def query(self, purchases: Sequence[Purchase], context: Context) -> NotOffered:
-        """No page of the manual has an order query."""
-        return NotOffered("Kuaiduibao has no order query")
+    def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]] | NotOffered:
+        """No page of the manual has an order query; assumed to be like the other calls, where one was granted."""
+        if not self._config.order_query_path:
+            return NotOffered("Kuaiduibao has no order query")
+        (purchase,) = purchases
+        fields: dict[str, str | int] = {"access_token": context.token or "", "out_trade_no": purchase.number}
+
+        def read(reply: HttpReply) -> Mapping[str, Outcome]:
+            return {purchase.number: read_queried(reply, purchase=self._of_kind(purchase), token=context.token)}
+
+        return Call(self._request(self._config.order_query_path, fields), read)
 
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused:
         """Source: callback."""
-        return read_callback(callback, self._config.app_secret)
+        return read_callback(callback, self._config)
 
     def fetch_token(self, context: Context) -> Call[Token | NotSent]:
         """Source: token."""
         fields: dict[str, str | int] = {"app_id": self._config.app_id, "app_secret": self._config.app_secret}
         return Call(self._request(self._config.token_path, fields), read_token)
+
+    def _of_kind(self, purchase: Purchase) -> Purchase:
+        kind = self._config.product_kind_by_no.get(purchase.supplier_product, purchase.product_kind)
+        return replace(purchase, product_kind=kind)
 
     def _request(self, path: str, fields: Mapping[str, str | int]) -> HttpRequest:
         url = join_url(join_url(self._config.base_url, self._config.path_prefix), path)
@@ -245,6 +287,43 @@ def _read_refusal(code: str, message: str, purchase: Purchase, refusals: frozens
     return Refused(code=code, message=message, certain=True, about=about(message))
 
 
+def read_queried(reply: HttpReply, *, purchase: Purchase, token: str | None) -> Outcome:
+    """What the answer of an order query means.
+
+    Not documented; assumed: the common envelope around `order_no`, `status` and `cards`. No code is believed, as none
+    is known to mean "no such order".
+    """
+    if reply.status == 401:
+        return NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
+    if limited := rate_limited(reply):
+        return limited
+    if reply.status != 200:
+        return Unclear(f"HTTP {reply.status}")
+    match reply.json():
+        case {"code": code, "data": dict(data)} if text(code) == "0":
+            return _read_found(data, purchase)
+        case {"code": code, **others}:
+            recipient = purchase.recipient.value if purchase.recipient else None
+            return Unclear(
+                f"the query answers code {show_code(text(code))}: {scrub(others.get('msg'), token, recipient)}"
+            )
+        case _:
+            return Unclear("the answer isn't readable")
+
+
+def _read_found(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
+    order_no, status, known = text(data.get("order_no")), text(data.get("status")), purchase.supplier_reference
+    if data.get("out_trade_no") is not None and text(data["out_trade_no"]) != purchase.number:
+        return Unclear("the answer is about another out_trade_no", doubt=Doubt.CONTRADICTION)
+    if known and order_no and order_no != known:
+        return Unclear("the order has another order_no than before", doubt=Doubt.CONTRADICTION)
+    if not order_no or status != QUERIED_DONE:
+        return Unclear(f"the query tells nothing: status {show_code(status)!r}")
+    if purchase.product_kind.delivers_cards or data.get("cards"):
+        return _read_taken(data, purchase)
+    return Delivered(supplier_reference=order_no)
+
+
 def read_card(listed: object) -> Card | None:
     """One entry of `cards`; `None` when it can't be read or holds nothing that redeems."""
     if not isinstance(listed, dict):
@@ -300,9 +379,9 @@ def read_token(reply: HttpReply) -> Token | NotSent:
 # --- Callback ---------------------------------------------------------------------------------------------------------
 
 
-def read_callback(callback: Callback, app_secret: str) -> Notice | CallbackRefused:
-    """Verifies and reads. There is no query, so the callback itself is the evidence."""
-    fields = callback_fields(callback) or {}
+def read_callback(callback: Callback, config: Config) -> Notice | CallbackRefused:
+    """Verifies and reads. Without a query the callback itself is the evidence."""
+    app_secret, fields = config.app_secret, callback_fields(callback, config.callback_encodings) or {}
     texts = {key: value if isinstance(value, str) else text(value) for key, value in fields.items()}
     try:
         genuine = same_text(sorted_fields_hmac_sha256(texts, app_secret), fields.get("_sign"))
@@ -313,8 +392,10 @@ def read_callback(callback: Callback, app_secret: str) -> Notice | CallbackRefus
         return CallbackRefused(reason="the signature is wrong", answer=signed_answer(0, "bad sign", app_secret))
     if not number:
         return CallbackRefused(reason="no out_trade_no", answer=signed_answer(0, "no out_trade_no", app_secret))
-    outcome: Outcome
+    outcome: Outcome | None
     match text(fields.get("status_code")):
+        case _ if config.order_query_path:
+            outcome = None
         case "1":
             outcome = Delivered(supplier_reference=order_no or None)
         case other:

@@ -217,6 +217,45 @@ def test_the_configuration_is_checked() -> None:
         TypeAdapter(Config).validate_python({**vars(CONFIG), "fee_mode": "each"})
 
 
+ALL_KEYS: dict[str, Any] = {
+    "base_url": "https://dushu.example",
+    "appid": APPID,
+    "appsecret": APPSECRET,
+    "pay_type": "3",
+    "area_code": "+852",
+    "fee_mode": "total",
+    "verify_on_2005": False,
+    "ambiguous_codes": ["2004", 9999],
+    "not_found_codes": ["0006", "0007"],
+    "order_path": "/order",
+    "detail_path": "/detail",
+    "list_path": "/list",
+    "token_path": "/token",
+    "empty_body_mode": "braces",
+    "gateway_http_status": {"0007": 404, "2001": 401, "2005": 400},
+}
+
+
+def test_every_key_is_accepted_and_acts() -> None:
+    """Paths and codes of the account are the ones that are used, and a code may come with its own HTTP status."""
+    config = TypeAdapter(Config).validate_python(ALL_KEYS)
+    assert set(ALL_KEYS) == set(vars(config))
+    assert urlsplit(placed(config=config).request.url).path == "/order"
+    for code, status in (("2001", 401), ("2005", 400)):
+        outcome = said(failure(code), status=status, config=config)
+        assert isinstance(outcome, Refused)
+        assert (outcome.code, outcome.certain) == (code, True)
+    assert isinstance(said(failure("2005"), status=403, config=config), Unclear)
+    assert isinstance(said(failure("2005"), status=400), Unclear)
+    call = Dushu(config).query([PURCHASE], CONTEXT)
+    assert isinstance(call, Call)
+    assert urlsplit(call.request.url).path == "/detail"
+    assert call.read(HttpReply(404, as_bytes(failure("0007")))) == {PURCHASE.number: Absent("code 0007")}
+    for key, value in (("empty_body_mode", "none"), ("gateway_http_status", {"2001": "gone"})):
+        with pytest.raises(ValidationError):
+            TypeAdapter(Config).validate_python({**ALL_KEYS, key: value})
+
+
 def test_there_are_no_callbacks() -> None:
     """The supplier sends none, so whatever comes is not looked at."""
     assert isinstance(SUPPLIER.read_callback(Callback(b'{"tradeNo":"DS202401010001"}')), NotOffered)

@@ -184,6 +184,7 @@ def test_the_limit_is_the_total_rounded_down(unit_limit: Money, quantity: int, w
         ({"parameters": {}}, "card_type", RefusedFor.PRODUCT),
         ({"parameters": parameters(card_type="5")}, "card_type", RefusedFor.PRODUCT),
         ({"parameters": parameters(auto_confirm_hour="")}, "auto_confirm_hour", RefusedFor.PRODUCT),
+        ({"parameters": parameters(auto_confirm_hour="11")}, "auto_confirm_hour", RefusedFor.PRODUCT),
         ({"parameters": parameters(auto_confirm_hour="0")}, "auto_confirm_hour", RefusedFor.PRODUCT),
         ({"parameters": parameters(auto_confirm_hour="1.5")}, "auto_confirm_hour", RefusedFor.PRODUCT),
     ],
@@ -201,6 +202,99 @@ def test_a_silent_offer_buys_the_shortest_warranty() -> None:
     """Without `auto_confirm_hour` 10 hours are bought, for the field is required."""
     body = place(replace(PURCHASE, parameters={"card_type": "1"})).request.body
     assert dict(parse_qsl(body.decode()))["auto_confirm_hour"] == "10"
+
+
+def account(**keys: Any) -> Supplier:
+    known = {"base_url": "http://gateway.example/", "appid": "10000", "appsecret": SECRET}
+    return kaquan91_card.Kaquan91Card(TypeAdapter(kaquan91_card.Config).validate_python({**known, **keys}))
+
+
+def test_every_key_of_the_account_is_accepted_and_takes_effect() -> None:
+    """Paths, signing, defaults of offers, hours and looks follow the account; the offer's own parameters win."""
+    supplier = account(
+        timezone="UTC",
+        order_path="/v2/buy",
+        query_path="/v2/find",
+        sign_value_encoding="encode-all",
+        auto_confirm_hour="72",  # as an environment variable has it
+        surcharge_table={"10": "0.15", "72": 2},
+        surcharge_rounding="half-even",
+        card_type_by_product={"184": "3", "a b": 4},
+        empty_result_poll_plan=[2, 4.5],
+        send_zero_order_money="false",
+        query_after_reject="true",
+        confirm_by_query=True,
+        notify_url_wire="pre-encoded",
+        money_type="1",
+        money_scope="unit",
+        check_stock=True,
+    )
+    assert supplier.traits == replace(SUPPLIER.traits, look_delays=(2.0, 4.5))
+    call = supplier.place(replace(PURCHASE, supplier_product="a b", parameters={}), NOW)
+    assert isinstance(call, Call)
+    assert call.request.url == "http://gateway.example/v2/buy"
+    fields = dict(parse_qsl(call.request.body.decode()))
+    assert fields.keys() == {"appid", "card_id", "num", "auto_confirm_hour", "out_order_id", "order_money", "sign"}
+    assert (fields["card_id"], fields["auto_confirm_hour"], fields["order_money"]) == ("a b", "72", "4.20")
+    assert fields["sign"] == wire.sign(fields, SECRET, "encode-all") != wire.sign(fields, SECRET)
+
+    look = supplier.query([replace(PURCHASE, parameters={})], NOW)
+    assert isinstance(look, Call)
+    assert look.request.url == "http://gateway.example/v2/find"
+    (card,) = delivered(look.read(answer([{**ENTRY, "status": 2}]))[PURCHASE.number]).cards
+    assert (card.kind, card.warranty_until) == (CardKind.LINK_AND_SECRET, datetime(2022, 8, 29, 21, 25, tzinfo=UTC))
+    look = supplier.query([PURCHASE], NOW)
+    assert isinstance(look, Call)
+    (card,) = delivered(look.read(answer([{**ENTRY, "status": 2}]))[PURCHASE.number]).cards
+    assert (card.kind, card.warranty_until) == (CardKind.NUMBER_AND_SECRET, datetime(2022, 8, 27, 7, 25, tzinfo=UTC))
+
+    refusal = supplier.place(replace(PURCHASE, parameters=parameters(auto_confirm_hour="12")), NOW)
+    assert isinstance(refusal, Refused)
+    assert (refusal.code, refusal.certain, "10, 72" in refusal.message) == ("auto_confirm_hour", True, True)
+
+
+def delivered(outcome: Outcome) -> Delivered:
+    assert isinstance(outcome, Delivered)
+    return outcome
+
+
+def test_the_accounts_hours_must_be_in_its_table_too() -> None:
+    """An offer that says its hours doesn't mind, a silent one is refused before anything is sent."""
+    supplier = account(surcharge_table={"24": "0.6"})
+    assert isinstance(supplier.place(replace(PURCHASE, parameters=parameters(auto_confirm_hour="24")), NOW), Call)
+    refusal = supplier.place(replace(PURCHASE, parameters={"card_type": "1"}), NOW)
+    assert isinstance(refusal, Refused)
+    assert (refusal.code, refusal.certain) == ("auto_confirm_hour", True)
+
+
+@pytest.mark.parametrize("hours", ["10", "12", "24", "48"])
+def test_the_manuals_hours_are_bought(hours: str) -> None:
+    """The table's default has the manual's four."""
+    body = place(replace(PURCHASE, parameters=parameters(auto_confirm_hour=hours))).request.body
+    assert dict(parse_qsl(body.decode()))["auto_confirm_hour"] == hours
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"send_zero_order_money": True},
+        {"query_after_reject": False},
+        {"confirm_by_query": "false"},
+        {"auto_confirm_hour": "1.5"},
+        {"surcharge_table": {"10": "-1"}},
+        {"surcharge_table": {"10": "0.15", "1.5": "1"}},
+        {"surcharge_rounding": "nearest"},
+        {"card_type_by_product": {"184": "5"}},
+        {"empty_result_poll_plan": []},
+        {"empty_result_poll_plan": [1, 0]},
+        {"empty_result_poll_plan": [float("nan")]},
+        {"sign_value_encoding": "raw"},
+    ],
+)
+def test_keys_that_contradict_the_design_are_refused(wrong: dict[str, Any]) -> None:
+    """What would switch a protection off, and what can't be meant, stops the start."""
+    with pytest.raises(ValidationError):
+        account(**wrong)
 
 
 def test_cards_offer_neither_callbacks_nor_tokens() -> None:

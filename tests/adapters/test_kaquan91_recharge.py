@@ -1,11 +1,13 @@
 """91 Kaquan recharges: what is written, what every kind of answer means, and which callbacks are believed."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
+from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 from hypothesis import given
@@ -327,9 +329,41 @@ def test_the_configuration_is_closed_and_keeps_its_secret() -> None:
         {"sign_value_encoding": "raw"},
         {"notify_url_wire": "twice"},
         {"notify_url_wire": "pre-encoded"},
+        {"query_after_reject": False},
+        {"confirm_by_query": "false"},
     ):
         with pytest.raises(ValidationError):
             TypeAdapter(adapter.config).validate_python({**known, **wrong})
+    with pytest.raises(ZoneInfoNotFoundError):
+        adapter.supplier(TypeAdapter(adapter.config).validate_python({**known, "timezone": "Nowhere"}))
+
+
+def test_every_key_of_the_account_is_accepted_and_takes_effect() -> None:
+    """Paths and switches follow the account."""
+    keys = {
+        "base_url": "http://gateway.example",
+        "appid": "10000",
+        "appsecret": SECRET,
+        "sign_value_encoding": "encode-all",
+        "notify_url_wire": "pre-encoded",
+        "money_type": "1",
+        "money_scope": "unit",
+        "check_stock": "true",  # as an environment variable has it
+        "query_after_reject": "true",
+        "confirm_by_query": True,
+        "timezone": "Asia/Hong_Kong",
+        "order_path": "/v2/pay",
+        "query_path": "/v2/find",
+    }
+    assert keys.keys() == {item.name for item in dataclasses.fields(kaquan91_recharge.Config)}
+    account = kaquan91_recharge.Kaquan91Recharge(TypeAdapter(kaquan91_recharge.Config).validate_python(keys))
+    call = account.place(replace(PURCHASE, quantity=2, notify_url=NOTIFY), NOW)
+    assert isinstance(call, Call)
+    assert call.request.url == "http://gateway.example/v2/pay"
+    sent = dict(parse_qsl(call.request.body.decode()))
+    assert (sent["money"], sent["money_type"], sent["notify_url"], sent.pop("check")) == ("1200", "1", ONCE, "1")
+    assert sent["sign"] == wire.sign(sent, SECRET, "encode-all")
+    assert account.query([PURCHASE], NOW).request.url == "http://gateway.example/v2/find"
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------

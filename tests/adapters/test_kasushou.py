@@ -121,6 +121,52 @@ def leaves(value: object) -> Iterator[str]:
             yield str(value)
 
 
+# --- Account keys -----------------------------------------------------------------------------------------------------
+
+ALL_KEYS: dict[str, Any] = {
+    "base_url": "https://shop.example",
+    "user_id": "10000",
+    "apikey": APIKEY,
+    "buy_path": "/buy",
+    "detail_path": "/detail",
+    "sort_nested": False,
+    "json_escape_unicode": True,
+    "safe_price_mode": "total",
+    "send_mark_empty": False,
+    "query_day": "30",
+    "not_found_texts": ["nothing"],
+    "duplicate_texts": ["twice"],
+    "ack_unknown_order": False,
+    "callback_slash_modes": ["raw"],
+    "mirror_http_status": False,
+    "timezone": "UTC",
+    "product_kind_by_id": {"2909": "topup"},
+}
+
+
+def test_every_key_is_accepted_and_acts() -> None:
+    """Paths, HTTP statuses and kinds of the account are the ones that are used."""
+    config = TypeAdapter(Config).validate_python(ALL_KEYS)
+    assert set(ALL_KEYS) == set(vars(config))
+    supplier = Kasushou(config)
+    # The account says that this product is a top-up, whatever the catalogue says.
+    bought = placed(replace(CARD, recipient=TOPUP.recipient), config)
+    assert bought.request.url == "https://shop.example/buy"
+    assert json.loads(bought.request.body)["attach"] == {"recharge_account": "10001"}
+    refusal = as_bytes({"code": 400, "msg": "库存不足"})
+    assert isinstance(bought.read(HttpReply(400, refusal)), Unclear)
+    assert isinstance(bought.read(HttpReply(200, refusal)), Refused)
+    assert isinstance(placed().read(HttpReply(400, refusal)), Refused)
+    look = supplier.query([CARD], CONTEXT)
+    assert isinstance(look, Call)
+    assert look.request.url == "https://shop.example/detail"
+    contradiction = Unclear("cards came for a product without cards", doubt=Doubt.CONTRADICTION)
+    assert look.read(HttpReply(200, as_bytes(listing(ORDER)))) == {CARD.number: contradiction}
+    for key, value in (("timezone", "Asia/Nowhere"), ("product_kind_by_id", {"1": "toy"}), ("mirror_http_status", 7)):
+        with pytest.raises(ValidationError):
+            TypeAdapter(Config).validate_python({**ALL_KEYS, key: value})
+
+
 # --- Signatures and requests ------------------------------------------------------------------------------------------
 
 S2 = (

@@ -156,6 +156,112 @@ def test_the_configuration_is_checked() -> None:
         accounts.validate_python({**keys, "request_encoding": "xml"})
 
 
+# --- Account keys ---------------------------------------------------------------------------------------------------
+
+ALL_KEYS: dict[str, Any] = {
+    "base_url": "https://kdb.example",
+    "app_id": 20160711,
+    "app_secret": APP_SECRET,
+    "request_encoding": "form",
+    "path_prefix": "/api",
+    "token_path": "/token",
+    "order_path": "/order",
+    "order_query_path": "/query",
+    "ip_list_path": "/ip",
+    "ambiguous_codes": [1],
+    "retry_same_out_trade_no": False,
+    "non_success_callback": "review",
+    "callback_encodings": ["form"],
+    "timezone": "UTC",
+    "product_kind_by_no": {"10002": "topup"},
+}
+
+
+def test_every_key_is_accepted_and_acts() -> None:
+    """Paths, encodings and kinds of the account are the ones that are used; with a query, callbacks are hints only."""
+    config = TypeAdapter(Config).validate_python(ALL_KEYS)
+    assert set(ALL_KEYS) == set(vars(config))
+    supplier = Kuaiduibao(config)
+    assert supplier.traits == replace(SUPPLIER.traits, queryable=True)
+    assert placed(CARD, config).request.url == "https://kdb.example/api/order"
+    # The account says that this product is a top-up, whatever the catalogue says.
+    assert said(taken({"card_no": "a"}), config=config) == Unclear(
+        "cards came for a product without cards", doubt=Doubt.CONTRADICTION
+    )
+    assert isinstance(supplier.read_callback(Callback(json.dumps(SIGNED).encode())), CallbackRefused)
+    notice = supplier.read_callback(Callback(urlencode(SIGNED).encode()))
+    assert isinstance(notice, Notice)
+    assert (notice.number, notice.outcome) == ("M202401010001", None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("retry_same_out_trade_no", True),
+        ("non_success_callback", "refund"),
+        ("callback_encodings", ["xml"]),
+        ("timezone", "Asia/Nowhere"),
+        ("timezone", "../UTC"),
+        ("product_kind_by_no", {"10002": "toy"}),
+    ],
+)
+def test_values_that_cannot_work_are_refused(key: str, value: object) -> None:
+    """What the adapter can't or mustn't do isn't accepted in silence."""
+    with pytest.raises(ValidationError):
+        TypeAdapter(Config).validate_python({**ALL_KEYS, key: value})
+
+
+QUERIED = replace(CONFIG, order_query_path="/service/order/query")
+
+
+def queried(answer: object, purchase: Purchase = CARD, status: int = 200) -> Outcome:
+    call = Kuaiduibao(QUERIED).query([purchase], CONTEXT)
+    assert isinstance(call, Call)
+    assert call.request.url == "https://kdb.example/service/order/query"
+    assert dict(parse_qsl(call.request.body.decode())) == {"access_token": "t" * 40, "out_trade_no": "M202401010001"}
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    outcomes = call.read(HttpReply(status, body))
+    assert list(outcomes) == [purchase.number]
+    return outcomes[purchase.number]
+
+
+def found(**data: object) -> dict[str, object]:
+    return {"code": 0, "data": {"order_no": "T1", "status": 1, **data}, "extra": None}
+
+
+def test_a_granted_query_tells_of_success_only() -> None:
+    """A finished order is delivered with its cards; nothing else that a query answers settles a purchase."""
+    card = Card(kind=CardKind.NUMBER_AND_SECRET, number="n", secret="p")
+    cards = [{"card_no": "n", "card_pws": "p"}]
+    assert queried(found(cards=cards)) == Delivered(cards=(card,), supplier_reference="T1")
+    assert queried(found()) == Accepted(supplier_reference="T1")
+    assert queried(found(status="1"), TOPUP) == Delivered(supplier_reference="T1")
+    assert queried({}, status=401) == NotSent(cause=NotSentCause.TOKEN_REFUSED, detail="HTTP 401")
+    assert queried({}, status=429) == NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429")
+    assert queried({"code": 100404, "msg": "no 13800001234"}, TOPUP) == Unclear("the query answers code 100404: no ***")
+    useless: list[object] = [found(status=0), found(status=None), found(order_no=""), {"code": 0, "data": []}, b"", []]
+    for answer in useless:
+        outcome = queried(answer)
+        assert isinstance(outcome, Unclear)
+        assert outcome.doubt is None
+    assert isinstance(queried(found(), status=500), Unclear)
+
+
+@pytest.mark.parametrize(
+    ("answer", "purchase"),
+    [
+        (found(out_trade_no="M202401010002"), TOPUP),
+        (found(order_no="T2"), replace(TOPUP, supplier_reference="T1")),
+        (found(cards=[{"card_no": "a"}]), TOPUP),
+    ],
+)
+def test_a_granted_query_that_contradicts_is_for_a_person(answer: object, purchase: Purchase) -> None:
+    """Another order than ours, or cards for a top-up, is never success."""
+    outcome = queried(answer, purchase)
+    assert isinstance(outcome, Unclear)
+    assert outcome.doubt is Doubt.CONTRADICTION
+
+
 # --- Create answers ---------------------------------------------------------------------------------------------------
 
 
@@ -485,6 +591,8 @@ def test_no_answer_raises_or_invents_a_card(body: bytes, answer: object, status:
             for card in outcome.cards:
                 assert {card.number, card.secret, card.link} <= sent
                 assert card.number or card.secret or card.link
+    queried(body, status=status)
+    queried(json.dumps(answer).encode(), status=status)
     token = SUPPLIER.fetch_token(CONTEXT)
     assert isinstance(token, Call)
     token.read(HttpReply(status, json.dumps(answer).encode()))

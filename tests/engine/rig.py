@@ -124,6 +124,7 @@ class ScriptedSupplier:
         self.name = name
         self._url = url
         self._traits = traits
+        self.token_lifetime = 3600.0
         self.defects: set[str] = set()
 
     @property
@@ -150,7 +151,7 @@ class ScriptedSupplier:
         if not self._traits.needs_token:
             return NotOffered("token")
         self._stumble("fetch_token")
-        return Call(self._request("token", "", context), lambda reply: Token(reply.body.decode(), 3600.0))
+        return Call(self._request("token", "", context), lambda reply: Token(reply.body.decode(), self.token_lifetime))
 
     def _read_placed(self, reply: HttpReply) -> Outcome:
         self._stumble("read_placed")
@@ -242,6 +243,11 @@ class Script:
     def queries(self) -> list[Asked]:
         return [a for a in self.asked if a.what == "query"]
 
+    @property
+    def token_calls(self) -> int:
+        """How often a token was asked for."""
+        return sum(a.what == "token" for a in self.asked)
+
     async def token(self, _asked: Asked) -> Reply:
         """token1, token2, …"""
         self._tokens += 1
@@ -267,13 +273,22 @@ class Script:
 
 
 class WallClock(Clock):
-    """A wall clock that jumps when a test says so; the monotonic one is the machine's."""
+    """Clocks that are ahead of the machine's by what a test says: the wall clock alone, or both with `advance`."""
 
     def __init__(self) -> None:
         self.ahead_ms = 0
+        self.ahead = 0.0
 
     def now_ms(self) -> int:
         return super().now_ms() + self.ahead_ms
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+    def advance(self, seconds: float) -> None:
+        """Time passes."""
+        self.ahead_ms += int(1000 * seconds)
+        self.ahead += seconds
 
 
 def traits(*, send_by: float = 900.0, settle_by: float = 900.0, **others: Any) -> Traits:
