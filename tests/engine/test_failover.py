@@ -85,13 +85,17 @@ async def test_refusal_of_the_order_itself_fails_it(rigged: Rigged, about: Refus
 
 
 async def test_doubtful_refusal_needs_a_look_first(rigged: Rigged) -> None:
-    """The second supplier is asked only after a look at the first found nothing."""
+    """The second supplier is asked only after a look at the first found nothing; the client sees no doubt meanwhile."""
     rig = await rigged(a=traits(), b=traits())
     books = Books(rig, a=refused(certain=False), b=delivered("B"))
+    states: list[OrderState] = []
+    rig.engine.ledger.listen(lambda changed: states.append(changed.state))
     now = await rig.when_state(await rig.order(BOTH), OrderState.FULFILLED)
     assert books.entries == [("a", "refused"), ("b", "delivered")]
     assert [(a.account, a.what) for a in rig.script.asked] == [("a", "place"), ("a", "query"), ("b", "place")]
     assert outcomes(now.purchases[0]) == ["Refused", "Absent"]
+    assert states
+    assert OrderState.OUTCOME_UNKNOWN not in states
 
 
 async def test_doubtful_refusal_that_a_look_contradicts(rigged: Rigged) -> None:

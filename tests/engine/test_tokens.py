@@ -138,13 +138,19 @@ async def test_token_of_an_earlier_run_is_used(rigged: Rigged) -> None:
     assert [place.token for place in rig.script.places()] == ["token1", "token2"]
 
 
-async def test_token_of_an_earlier_run_that_ends_soon_is_replaced(rigged: Rigged) -> None:
-    """A stored token that is due for renewal isn't taken up any more."""
+async def test_token_of_an_earlier_run_that_ends_soon_is_used_and_replaced(rigged: Rigged) -> None:
+    """A stored token that is due for renewal serves while another is fetched beside it."""
     rig, _ = await with_token(rigged)
     rig.clock.advance(LIFETIME - MARGIN + 1.0)
     await rig.restart({"a": traits(needs_token=True)})
+    calls = rig.script.token_calls
     await rig.when_state(await rig.order("a"), OrderState.FULFILLED)
-    assert [place.token for place in rig.script.places()] == ["token2"]
+    await rig.when_state(await rig.order("a", "2"), OrderState.FULFILLED)
+    await fetched(rig.accounts["a"])
+    assert rig.script.token_calls == calls + 1
+    await rig.when_state(await rig.order("a", "3"), OrderState.FULFILLED)
+    tokens = [place.token for place in rig.script.places()]
+    assert (tokens[0], tokens[-1]) == ("token1", "token2")
 
 
 async def test_refused_token_is_not_taken_from_the_store(rigged: Rigged) -> None:

@@ -227,12 +227,13 @@ class Account:
         self._metrics.supplier_called(self.name, "token", name, self._clock.monotonic() - started)
         if isinstance(result, NotSent):
             log.warning("no access token", account=self.name, cause=str(result.cause), detail=result.detail)
-            self.heard(result)
-            if self._token is not None:
-                # The old token still works until it ends; don't ask again at every purchase.
-                self._token_renew_at = self._clock.monotonic() + LONGEST_HOLD_SECONDS
-            return result
-        self._take_token(result.value, result.expires_in)
+            if self._token is None or self._clock.monotonic() >= self._token_ends_at:
+                self.heard(result)
+                return result
+            # The old token still works until it ends; don't ask again at every purchase.
+            self._token_renew_at = self._clock.monotonic() + LONGEST_HOLD_SECONDS
+            return None
+        self._take_token(result.value, result.expires_in, result.expires_in)
         now_ms = self._clock.now_ms()
         sealed = self._sealer.seal(result.value.encode(), "token", self.name)
         token = SealedToken(self.name, sealed, now_ms, now_ms + int(1000 * result.expires_in))
@@ -245,7 +246,7 @@ class Account:
         return None
 
     async def _load_token(self) -> bool:
-        """Takes a token that an earlier run left, if it will live for a while."""
+        """Takes a token that an earlier run left, while it lives; inside its margin it is renewed at the first use."""
         try:
             stored = await self._store.token(self.name)
             value = self._sealer.open(stored.sealed, "token", self.name).decode() if stored else ""
@@ -256,16 +257,15 @@ class Account:
             return False
         lifetime = (stored.expires_at - stored.fetched_at) / 1000
         remaining = (stored.expires_at - self._clock.now_ms()) / 1000
-        if remaining <= self._margin(lifetime) or value == self._refused_token:
+        if remaining <= 0 or value == self._refused_token:
             return False
-        self._take_token(value, remaining)
+        self._take_token(value, remaining, lifetime)
         return True
 
-    def _take_token(self, value: str, expires_in: float) -> None:
-        now = self._clock.monotonic()
+    def _take_token(self, value: str, remaining: float, lifetime: float) -> None:
         self._token = value
-        self._token_ends_at = now + expires_in
-        self._token_renew_at = self._token_ends_at - self._margin(expires_in)
+        self._token_ends_at = self._clock.monotonic() + remaining
+        self._token_renew_at = self._token_ends_at - self._margin(lifetime)
 
     def _margin(self, lifetime: float) -> float:
         return min(self.traits.token_margin, LONGEST_TOKEN_MARGIN * lifetime)
