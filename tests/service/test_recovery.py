@@ -10,7 +10,7 @@ import grpc
 from reward_sandbox import Sandbox, SandboxSettings
 from rewardservice.v1 import order_pb2, reward_service_pb2
 
-from .harness import QUICK, TERMINAL, Caller, Place, ServerProcess, State, free_port
+from .harness import QUICK, Caller, Place, ServerProcess, State, free_port
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
 
@@ -54,12 +54,22 @@ class Watcher:
                 self.news.set()
             self._token = getattr(message, kind).resume_token
 
-    async def until_all(self, states: frozenset[int], count: int) -> None:
-        while True:
-            self.news.clear()
-            if sum(order.state in states for order in self.orders.values()) >= count:
-                return
-            await self.news.wait()
+    def by_product(self) -> dict[str, Counter[str]]:
+        """How many orders of each product stand in which state."""
+        found: dict[str, Counter[str]] = {}
+        for order in self.orders.values():
+            found.setdefault(order.product_id, Counter())[State.Name(order.state)] += 1
+        return found
+
+    async def until(self, expected: dict[str, Counter[str]]) -> None:
+        """Waits for the orders to stand as expected; after a minute shows how they stand instead."""
+        try:
+            async with asyncio.timeout(60):
+                while self.by_product() != expected:
+                    self.news.clear()
+                    await self.news.wait()
+        except TimeoutError:
+            assert self.by_product() == expected
 
 
 async def held(sandbox: Sandbox, kind: str, count: int) -> None:
@@ -115,14 +125,9 @@ async def test_200_orders_in_flight_survive_a_sigkill(tmp_path: Path) -> None:
             sandbox.gate(kind).release()
         await server.start(config=tmp_path / "reward.toml")
 
-        ended = TERMINAL | {State.ORDER_STATE_NEEDS_REVIEW}
-        await watcher.until_all(ended, 200)
-        by_product: dict[str, Counter[str]] = {product: Counter() for product in IN_FLIGHT}
-        for order in watcher.orders.values():
-            by_product[order.product_id][State.Name(order.state)] += 1
         expected = {product: Counter({"ORDER_STATE_FULFILLED": count}) for product, count in IN_FLIGHT.items()}
         expected["kuaiduibao/card"] = Counter({"ORDER_STATE_NEEDS_REVIEW": 20})
-        assert by_product == expected
+        await watcher.until(expected)
 
         for kind in kinds:
             bought = sandbox.books(kind)["orders"]
