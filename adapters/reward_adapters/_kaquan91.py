@@ -6,27 +6,39 @@ manual of the brand 视权益, which shows the same paths, texts and samples and
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
-from reward_adapters._wire import FORM, form_bytes, join_url, retry_after, scrub, text
+from reward_adapters import _wire
+from reward_adapters._wire import FORM, form_bytes, join_url, retry_after, scrub, text, title
 from reward_adapters.contract import (
+    Absent,
     HttpReply,
     HttpRequest,
+    Listing,
     NotSent,
     NotSentCause,
     Purchase,
     Refused,
     RefusedFor,
+    SupplierProduct,
     Unclear,
 )
+from reward_adapters.money import Money
 
 SignEncoding: TypeAlias = Literal["notify-only", "encode-all"]
 NotifyUrlWire: TypeAlias = Literal["plain", "pre-encoded"]
 MoneyType: TypeAlias = Literal["1", "2"]
 MoneyScope: TypeAlias = Literal["total", "unit"]
+
+BALANCE = "/dcapi/queryCash"
+"""Source: sister manual, page dcsqy/8675315574318708."""
+
+PAGE_SIZE = 50
+"""Products of one page: the most that the lists give (sister manual, pages dcsqy/11545294945873014 and
+dcsqy/11545325077314578: 20 to 50)."""
 
 
 def only(key: str, given: object, allowed: object, why: str) -> None:
@@ -124,7 +136,7 @@ def read_envelope(reply: HttpReply, *hidden: str | None) -> Success | Failure | 
 # assumed because they are what such texts say. They never decide whether an order exists, with one exception that is
 # kept narrow: the texts for an unknown number.
 
-_CALLER = re.compile(r"签名|白名单|(?<![a-z])(?:sign|app_?id|ip)(?![a-z])", re.IGNORECASE)
+_CALLER = re.compile(r"签名|白名单|时间戳|(?<![a-z])(?:sign|app_?id|ip)(?![a-z])", re.IGNORECASE)
 _TOO_FAST = re.compile(r"(?:请求|访问|接口|调用)(?:过于|太|过)?频繁|限流")
 _ABOUT = (
     (re.compile(r"库存|缺货|售罄|无货"), RefusedFor.STOCK),
@@ -139,6 +151,10 @@ _UNKNOWN_NUMBER = re.compile(
     rf"{_ORDER}[\s:：*【】\[\]]*(?:{_MISSING}|not found|does not exist)"
     rf"|(?:{_MISSING}|无)(?:该|此|这个|相关|对应)?{_ORDER}",
     re.IGNORECASE,
+)
+_GOODS = r"(?:产品|商品|卡券|card_id)(?:id|编号|信息)?"
+_UNKNOWN_PRODUCT = re.compile(
+    rf"{_GOODS}[\s:：【】\[\]]*(?:{_MISSING}|not found)|{_MISSING}(?:该|此|这个|相关|对应)?{_GOODS}", re.IGNORECASE
 )
 _TRY_LATER = re.compile(r"系统|繁忙|稍后|异常|超时|timeout|busy", re.IGNORECASE)
 
@@ -159,7 +175,12 @@ def refused(failure: Failure) -> Refused:
 
 def says_unknown_number(failure: Failure) -> bool:
     """Whether a query's failure says that there is no such order, and not merely that it couldn't be read now."""
-    return bool(_UNKNOWN_NUMBER.search(failure.message)) and not _TRY_LATER.search(failure.message)
+    return bool(_UNKNOWN_NUMBER.search(failure.message)) and not says_try_later(failure)
+
+
+def says_try_later(failure: Failure) -> bool:
+    """Whether a failure tells of trouble at the supplier rather than of what was asked."""
+    return bool(_TRY_LATER.search(failure.message))
 
 
 # --- Values -----------------------------------------------------------------------------------------------------------
@@ -182,3 +203,71 @@ def personal(purchase: Purchase) -> tuple[str, ...]:
     """What a failure text may quote and a log must not show."""
     recipient = (purchase.recipient.value,) if purchase.recipient else ()
     return (*recipient, *purchase.form.values())
+
+
+# --- The deposit and the products -------------------------------------------------------------------------------------
+
+ReadProduct: TypeAlias = Callable[[Mapping[str, Any]], SupplierProduct | None]
+
+
+def read_balance(reply: HttpReply) -> Money | NotSent | Unclear:
+    """The deposit: yuan as text in `result` (sister manual, page dcsqy/8675315574318708)."""
+    match read_envelope(reply):
+        case Success(result, _):
+            left = _wire.balance(result)
+            return Unclear("a success without an amount") if left is None else left
+        case Failure(message):
+            return Unclear(f"the question failed: {message}")
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+def read_listing(reply: HttpReply, read: ReadProduct, page: int) -> Listing | NotSent | Unclear:
+    """One page of products. The page of the manual is cut short; the older list has groups with products in `list`
+    (sister manual, page dcsqy/8771496202910907): both shapes are read.
+    """
+    match read_envelope(reply):
+        case Success(result, _):
+            listed = _wire.page_of(result)
+            if listed is None:
+                return Unclear("a success without a list")
+            entries = [product for entry in listed.entries for product in _ungrouped(entry)]
+            return _wire.read_listing(entries, read, more=listed.more(page, PAGE_SIZE))
+        case Failure(message):
+            return Unclear(f"the question failed: {message}")
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+def _ungrouped(entry: Any) -> list[Any]:
+    group = entry.get("list") if isinstance(entry, dict) else None
+    return group if isinstance(group, list) else [entry]
+
+
+def read_product(reply: HttpReply, read: ReadProduct, number: str) -> SupplierProduct | Absent | NotSent | Unclear:
+    """One product. How an unknown one is answered isn't documented; assumed: like an unknown order."""
+    match read_envelope(reply):
+        case Success([], _):
+            return Absent("an empty list")
+        case Success(result, _):
+            entries = result if isinstance(result, list) else [result]
+            products = [product for entry in entries if isinstance(entry, dict) and (product := read(entry))]
+            found = [product for product in products if product.number == number]
+            return found[0] if len(found) == 1 else Unclear("a success that doesn't show the product")
+        case Failure(message) as failure if _UNKNOWN_PRODUCT.search(message) and not says_try_later(failure):
+            return Absent(message)
+        case Failure(message):
+            return Unclear(f"the question failed: {message}")
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+def product_number(entry: Mapping[str, Any]) -> str | None:
+    """A product's number: `id` in lists, `card_id` in orders."""
+    return reference(entry.get("id")) or reference(entry.get("card_id"))
+
+
+def product_name(entry: Mapping[str, Any]) -> str:
+    """`name` and `card_name`, which may repeat each other or tell brand and value apart."""
+    brand, card = title(entry.get("name")), title(entry.get("card_name"))
+    return card or brand if not brand or not card or brand in card else f"{brand} {card}"

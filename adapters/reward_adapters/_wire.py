@@ -6,14 +6,26 @@ Readers here never raise on a supplier's data; they answer `None` or empty text 
 import hmac
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 from zoneinfo import ZoneInfo
 
-from reward_adapters.contract import Callback, HttpReply, NotSent, NotSentCause, ProductKind, Refused, RefusedFor
-from reward_adapters.money import Money, yuan
+from reward_adapters.contract import (
+    Callback,
+    HttpReply,
+    Listing,
+    NotSent,
+    NotSentCause,
+    ProductKind,
+    Refused,
+    RefusedFor,
+    SupplierProduct,
+    Unclear,
+)
+from reward_adapters.money import Money, fen, yuan
 
 FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 JSON = "application/json; charset=utf-8"
@@ -89,13 +101,35 @@ def optional_text(value: object) -> str | None:
 
 def amount(value: object) -> Money | None:
     """Yuan as suppliers write them, `None` for anything that isn't an amount. Negative ones aren't."""
+    money = balance(value)
+    return money if money is None or money >= 0 else None
+
+
+def balance(value: object) -> Money | None:
+    """Yuan like `amount`, but what is left of a deposit may be less than nothing."""
     if not isinstance(value, str | int | float) or value == "":
         return None
     try:
-        money = yuan(value)
+        return yuan(value)
     except (ValueError, ArithmeticError):
         return None
-    return money if money >= 0 else None
+
+
+def fen_amount(value: object) -> Money | None:
+    """Whole fen as a number or as digits, `None` for anything else: `9.30` in a field of fen says another unit."""
+    try:
+        return fen(text(value))
+    except ValueError:
+        return None
+
+
+_COUNT_DIGITS = 12
+
+
+def count(value: object) -> int | None:
+    """A whole number that isn't negative, such as a stock; `None` for anything else."""
+    digits = text(value)
+    return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= _COUNT_DIGITS else None
 
 
 def day(value: object, form: str) -> date | None:
@@ -132,11 +166,20 @@ def scrub(message: object, *hidden: str | None) -> str:
     Suppliers quote what they were sent, so a recipient, a token or a card may stand in an error text. Runs of 5 or more
     letters and digits are masked when they hold a digit.
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text(message)[: 4 * MESSAGE_LENGTH]).split())
+    line = _one_line(message)
     for value in sorted(filter(None, hidden), key=len, reverse=True):
         line = line.replace(value, "***")
     line = _TELLING.sub(lambda run: "***" if any(c.isdigit() for c in run[0]) else run[0], line)
     return line[:MESSAGE_LENGTH]
+
+
+def title(name: object) -> str:
+    """The name of goods as one short line. Nothing is masked: names are full of numbers and tell of nobody."""
+    return _one_line(name)[:MESSAGE_LENGTH]
+
+
+def _one_line(message: object) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text(message)[: 4 * MESSAGE_LENGTH]).split())
 
 
 def show_code(code: str) -> str:
@@ -201,3 +244,48 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a field comes twice")
     return fields
+
+
+# --- Reading lists of products ----------------------------------------------------------------------------------------
+
+_LIST_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The entries of one page of a list, unread, and how many the whole list has, where the answer says so."""
+
+    entries: Sequence[Any] = field(repr=False)
+    total: int | None = None
+
+    def more(self, page: int, size: int) -> bool:
+        """Whether a next page may hold more. More entries than were asked for mean that there are no pages."""
+        return len(self.entries) == size if self.total is None else bool(self.entries) and page * size < self.total
+
+
+def page_of(value: object) -> Page | None:
+    """The list in an answer: bare, or under `list` or `data`, one inside the other too. `None` if there is none."""
+    total = None
+    for _ in range(_LIST_DEPTH):
+        if isinstance(value, list):
+            return Page(value, total)
+        if not isinstance(value, dict):
+            return None
+        total = count(value.get("total")) if total is None else total
+        value = next((value[name] for name in ("list", "data") if isinstance(value.get(name), list | dict)), None)
+    return None
+
+
+def read_listing(
+    entries: Sequence[object], read: Callable[[Mapping[str, Any]], SupplierProduct | None], *, more: bool = False
+) -> Listing | Unclear:
+    """The products that can be read. Some that can't are left out; if none can, the list isn't understood."""
+    products = tuple(product for entry in entries if isinstance(entry, dict) and (product := read(entry)))
+    if entries and not products:
+        return Unclear("no product of the list is readable")
+    return Listing(products=products, more=more)
+
+
+def known_details(**details: str) -> dict[str, str]:
+    """Details of a product without those that the supplier left empty."""
+    return {name: value for name, value in details.items() if value}

@@ -104,6 +104,19 @@ class CardKind(StrEnum):
     LINK = "link"
 
 
+class AfterSale(StrEnum):
+    """What may become of an item that was delivered, or already became of it. It leaves the order's state alone."""
+
+    WARRANTY = "warranty"
+    """The supplier exchanges it if it is faulty (`Card.warranty_until`)."""
+    DISPUTED = "disputed"
+    """The supplier and its own source argue about it."""
+    CLOSED_UNCLEAR = "closed_unclear"
+    """The dispute is over and the supplier doesn't say how it ended."""
+    REVERSED = "reversed"
+    """The supplier took it back and returned the money."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """One delivered item. Every text in it may redeem it, so nothing of it prints."""
@@ -125,6 +138,9 @@ class Card:
     """What the supplier charged for this card, where it says so."""
     supplier_card_number: str = field(default="", repr=False)
     """The supplier's own number of this card, where it has one: the card's identity when it is listed again."""
+    after_sale: AfterSale | None = None
+    """No part of the card itself. A card that is REVERSED may hold nothing but `supplier_card_number`; one that was not
+    delivered before never is."""
 
 
 # --- What a supplier said: the seven outcomes -------------------------------------------------------------------------
@@ -149,6 +165,10 @@ class Delivered:
     """What the whole purchase was charged with, where the supplier says so."""
     complete: bool = True
     """False: success, but fewer cards than ordered were listed; more may come."""
+    after_sale: AfterSale | None = None
+    """Of the whole purchase, for products without cards; cards carry their own."""
+    settled: bool = False
+    """The supplier says that nothing more will become of it: no warranty, no dispute, no reversal."""
     supplier_reference: str | None = None
     detail: str = ""
 
@@ -239,6 +259,76 @@ class Unclear:
 
 
 Outcome: TypeAlias = Accepted | Delivered | Refused | NotSent | Refunded | Absent | Unclear
+
+
+# --- What a supplier said to a wish to cancel -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """The supplier took the order down: it will not deliver and returned the money."""
+
+    refund: Money | None = None
+    """What came back, where the supplier says so."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelTaken:
+    """The supplier took note of the wish; what becomes of the order is to be asked."""
+
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRefused:
+    """The supplier doesn't cancel it (any more). No evidence about the order itself."""
+
+    detail: str
+
+
+CancelAnswer: TypeAlias = Cancelled | CancelTaken | CancelRefused | NotSent | Unclear
+
+
+# --- What a supplier has on sale --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupplierProduct:
+    """One product as the supplier lists it."""
+
+    number: str
+    """The supplier's product number."""
+    name: str
+    price: Money | None = None
+    """What one unit costs us before surcharges, where it says so."""
+    stock: int | None = None
+    """How many are left, where it says so."""
+    on_sale: bool | None = None
+    """Whether it can be bought now, where it says so."""
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What else an operator wants to know, as in `auto_confirm_hour`; scrubbed, for people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """One page of a supplier's products."""
+
+    products: tuple[SupplierProduct, ...]
+    more: bool = False
+    """Whether the next page may hold more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormEntry:
+    """One parameter that the supplier wants for a product."""
+
+    key: str
+    label: str
+    required: bool = True
+    options: tuple[str, ...] = ()
+    """The values it may have; empty = any."""
+    hint: str = ""
 
 
 # --- One HTTP exchange ------------------------------------------------------------------------------------------------
@@ -395,6 +485,11 @@ class Traits:
     """(overridable) How long after the last possible write "not found" may still be too early."""
     absence_resends: int = 0
     """How often the same number may be sent again after proven absence; 0: proven absence is death."""
+    aftersale_watch: float = 0.0
+    """(overridable) How long after delivery something may still become of it; 0: settled at delivery. A card's own
+    `warranty_until` counts before this."""
+    aftersale_every: float = 3600.0
+    """(overridable) How often a delivered purchase is looked at while it is watched."""
     look_delays: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 60.0, 300.0)
     """(overridable, `poll_plan`) Delays between looks at a purchase under way; the last one repeats."""
     send_by: Mapping[ProductKind, float]
@@ -422,8 +517,31 @@ class Supplier(Protocol):
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused | NotOffered:
         """Verifies and reads a callback."""
 
+    def cancel(self, purchase: Purchase, context: Context) -> Call[CancelAnswer] | NotOffered:
+        """The exchange that asks to cancel a purchase the supplier has taken."""
+
     def fetch_token(self, context: Context) -> Call[Token | NotSent] | NotOffered:
         """The exchange that gets an access token."""
+
+
+class Catalogue(Protocol):
+    """What one supplier account can tell beside orders. Questions only: nothing here buys."""
+
+    def balance(self, context: Context) -> Call[Money | NotSent | Unclear] | NotOffered:
+        """The exchange that asks what is left of our deposit."""
+
+    def products(self, context: Context, *, page: int = 1) -> Call[Listing | NotSent | Unclear] | NotOffered:
+        """The exchange that lists products, pages counted from 1."""
+
+    def product(self, number: str, context: Context) -> Call[SupplierProduct | Absent | NotSent | Unclear] | NotOffered:
+        """The exchange that asks after one product by the supplier's number."""
+
+    def order_form(self, number: str, context: Context) -> Call[tuple[FormEntry, ...] | NotSent | Unclear] | NotOffered:
+        """The exchange that asks which parameters a product needs, the recipient's included."""
+
+
+class Dealer(Supplier, Catalogue, Protocol):
+    """One supplier account in full: what an adapter file provides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,7 +550,7 @@ class Adapter(Generic[C]):
 
     config: type[C]
     """A frozen dataclass; its fields are the account's keys. Secret fields are made by `secret()`."""
-    supplier: Callable[[C], Supplier]
+    supplier: Callable[[C], Dealer]
 
 
 SECRET = "secret"  # noqa: S105 - the name of a mark, not a credential

@@ -11,10 +11,11 @@ An unregistered phone number gets an account and a text message.
 * A number used twice answers 2004, or 9999 when the two come close together: both mean "look", neither "refused".
 * Order numbers exceed 2^53: they are kept as text.
 * `productNo` is called `productId` in the order detail.
+* The product list takes nothing and has no pages; there is no call for one product and none that cancels.
 * No callbacks. An old access token lives 5 minutes on after a new one was issued.
 
-Source: Dushu open platform manual, pages 会期直充 (create order), 订单详情 (order detail), 获取 AccessToken (token),
-业务参数签名 (signature) and 全局返回码 (gateway codes).
+Source: Dushu open platform manual, pages 会期直充 (create order), 订单详情 (order detail), vip-product-list
+(product list), 获取 AccessToken (token), 业务参数签名 (signature) and 全局返回码 (gateway codes).
 """
 
 import hashlib
@@ -31,11 +32,15 @@ from reward_adapters._wire import (
     cannot_say,
     join_url,
     json_bytes,
+    known_details,
     lifetime,
+    page_of,
     rate_limited,
+    read_listing,
     scrub,
     show_code,
     text,
+    title,
 )
 from reward_adapters.contract import (
     Absent,
@@ -48,6 +53,7 @@ from reward_adapters.contract import (
     Doubt,
     HttpReply,
     HttpRequest,
+    Listing,
     NotOffered,
     NotSent,
     NotSentCause,
@@ -57,6 +63,7 @@ from reward_adapters.contract import (
     RecipientKind,
     Refused,
     RefusedFor,
+    SupplierProduct,
     Token,
     Traits,
     Unclear,
@@ -104,6 +111,9 @@ names it so."""
 
 DEADLINE = 24 * 3600.0
 
+VIP_UNITS: Mapping[str, str] = {"1": "year", "2": "month", "3": "day"}
+"""Units of `vipValue`. Source: product list."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -128,10 +138,9 @@ class Config:
     order_path: str = "/vip/order/create"
     detail_path: str = "/vip/order/detail"
     list_path: str = "/vip/product/list"
-    """Path of the product list. Nothing in this version reads it."""
     token_path: str = "/oauth/token"  # noqa: S105 - a path
     empty_body_mode: Literal["empty", "braces"] = "empty"
-    """What a signed call without parameters has as its body. Only the product list is one: nothing here reads it."""
+    """What a signed call without parameters, such as the product list, has as its body; the manual doesn't say."""
     gateway_http_status: dict[str, int] = field(default_factory=lambda: dict(GATEWAY_HTTP_STATUS))
     """Codes that come with an HTTP status of their own, and which: such an answer is read as one with 200 is."""
 
@@ -173,13 +182,48 @@ class Dushu:
 
     def read_callback(self, callback: Callback) -> NotOffered:
         """No page of the manual has callbacks."""
-        return NotOffered("Dushu sends no callbacks")
+        return NotOffered("callbacks")
+
+    def cancel(self, purchase: Purchase, context: Context) -> NotOffered:
+        """No page of the manual takes an order back."""
+        return NotOffered("cancelling")
 
     def fetch_token(self, context: Context) -> Call[Token | NotSent]:
         """Source: token."""
         credentials = {"client_id": self._config.appid, "client_secret": self._config.appsecret}
         query = urlencode({"grant_type": "client_credentials", **credentials})
         return Call(HttpRequest(f"{join_url(self._config.base_url, self._config.token_path)}?{query}"), read_token)
+
+    def balance(self, context: Context) -> NotOffered:
+        """Settled by agreement: there is no deposit."""
+        return NotOffered("a balance")
+
+    def products(self, context: Context, *, page: int = 1) -> Call[Listing | NotSent | Unclear]:
+        """Source: product list. All products stand on the first page."""
+        read = partial(read_products, config=self._config, token=context.token)
+        return Call(self._list_request(context), read if page == 1 else lambda reply: _beyond(read(reply)))
+
+    def product(self, number: str, context: Context) -> Call[SupplierProduct | Absent | NotSent | Unclear]:
+        """Source: product list: one product is picked from it."""
+
+        def read(reply: HttpReply) -> SupplierProduct | Absent | NotSent | Unclear:
+            match read_products(reply, config=self._config, token=context.token):
+                case Listing(products=products):
+                    found = [product for product in products if product.number == number]
+                    return found[0] if found else Absent("not in the list")
+                case not_sent_or_unclear:
+                    return not_sent_or_unclear
+
+        return Call(self._list_request(context), read)
+
+    def order_form(self, number: str, context: Context) -> NotOffered:
+        """A purchase takes a phone number and nothing else."""
+        return NotOffered("order forms")
+
+    def _list_request(self, context: Context) -> HttpRequest:
+        return self._request(
+            self._config.list_path, b"{}" if self._config.empty_body_mode == "braces" else b"", context
+        )
 
     def _request(self, path: str, body: bytes, context: Context) -> HttpRequest:
         sign = salted_body_sha1(self._config.appsecret, body, self._config.appid)
@@ -245,7 +289,7 @@ def total(purchase: Purchase) -> Money:
 def read_created(reply: HttpReply, *, purchase: Purchase, config: Config, token: str | None) -> Outcome:
     """What the create answer means."""
     answer = reply.json()
-    code, message = _code(answer), _message(answer, purchase, token)
+    code, message = _code(answer), _message(answer, *_typed(purchase), token)
     reply = _as_expected(reply, code, config)
     if refusal := _refusal_of_us(reply, code, message):
         return refusal
@@ -277,7 +321,7 @@ def _read_success(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
 def read_detail(reply: HttpReply, *, purchase: Purchase, config: Config, token: str | None) -> Outcome:
     """What the order detail says."""
     answer = reply.json()
-    code, message = _code(answer), _message(answer, purchase, token)
+    code, message = _code(answer), _message(answer, *_typed(purchase), token)
     reply = _as_expected(reply, code, config)
     if refusal := _refusal_of_us(reply, code, message):
         return refusal
@@ -320,6 +364,43 @@ def _difference(data: Mapping[str, Any], purchase: Purchase) -> str | None:
     return None
 
 
+# --- Product list -----------------------------------------------------------------------------------------------------
+
+
+def read_products(reply: HttpReply, *, config: Config, token: str | None) -> Listing | NotSent | Unclear:
+    """What the product list says. Which products may be bought is agreed off-line: it doesn't tell."""
+    answer = reply.json()
+    code, message = _code(answer), _message(answer, token)
+    reply = _as_expected(reply, code, config)
+    if refusal := _refusal_of_us(reply, code, message):
+        return refusal
+    match answer:
+        case {"status": str(status), "data": data} if status == SUCCESS and reply.status == 200:
+            listed = page_of(data)
+            return read_listing(listed.entries, read_product) if listed else Unclear("success without a list")
+        case _:
+            return Unclear(f"HTTP {reply.status}, code {show_code(code) or 'missing'}: {message}")
+
+
+def _beyond(answer: Listing | NotSent | Unclear) -> Listing | NotSent | Unclear:
+    """A page after the first and only one."""
+    return Listing(products=()) if isinstance(answer, Listing) else answer
+
+
+def read_product(entry: Mapping[str, Any]) -> SupplierProduct | None:
+    """One product; `None` without its number."""
+    number, value, unit = text(entry.get("productNo")), text(entry.get("vipValue")), text(entry.get("vipUnit"))
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    shown = f"{value} {VIP_UNITS[unit]}{'' if value == '1' else 's'}" if value.isdecimal() and unit in VIP_UNITS else ""
+    return SupplierProduct(
+        number=number,
+        name=title(entry.get("productName")),
+        price=amount(entry.get("price")),
+        details=known_details(membership=scrub(shown), remark=scrub(entry.get("remark"))),
+    )
+
+
 # --- Codes ------------------------------------------------------------------------------------------------------------
 
 
@@ -340,9 +421,13 @@ def _texts(codes: Iterable[str | int]) -> set[str]:
     return {str(code).zfill(4) for code in codes}
 
 
-def _message(answer: object, purchase: Purchase, token: str | None) -> str:
-    recipient = purchase.recipient.value if purchase.recipient else None
-    return scrub(answer.get("msg"), recipient, token) if isinstance(answer, dict) else ""
+def _typed(purchase: Purchase) -> tuple[str, ...]:
+    """What the supplier may quote and a log must not show."""
+    return (purchase.recipient.value,) if purchase.recipient else ()
+
+
+def _message(answer: object, *hidden: str | None) -> str:
+    return scrub(answer.get("msg"), *hidden) if isinstance(answer, dict) else ""
 
 
 def _refusal_of_us(reply: HttpReply, code: str, message: str) -> NotSent | None:

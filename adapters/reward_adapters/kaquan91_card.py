@@ -10,10 +10,13 @@ Quirks:
 * A failure is `code` 0 with a free text, also for a repeated number: a refusal is never certain.
 * `order_money` limits the *total*, warranty surcharge included, and 0 means "no limit": 0 is never sent.
 * `code` 1 with fewer cards than ordered, or with none, is not an error: more may come.
+* A card's state goes on after delivery: its warranty ends, it is disputed, or it is cancelled.
+* Paging fields of the product list are sent beside the signature, never under it.
 * Numbers that look like dates aren't (the manual's sample contradicts itself by a year).
 
-Source: 91 manual, page dc91/11233731352824825 (purchase, states, card types); sister manual, page
-dcsqy/9288914985807742 (query). Signature and envelope: `_kaquan91`.
+Source: 91 manual, page dc91/11233731352824825 (purchase, states, card types); sister manual, pages
+dcsqy/9288914985807742 (query), dcsqy/11545294945873014 (product list) and dcsqy/9288915659898705 (one product).
+Signature, envelope and deposit: `_kaquan91`.
 """
 
 import re
@@ -26,11 +29,12 @@ from typing import Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
-from reward_adapters._wire import amount, text
+from reward_adapters._wire import amount, count, known_details, scrub, text
 from reward_adapters.contract import (
     Absent,
     Accepted,
     Adapter,
+    AfterSale,
     Call,
     Callback,
     Card,
@@ -40,23 +44,37 @@ from reward_adapters.contract import (
     Doubt,
     HttpReply,
     HttpRequest,
+    Listing,
     NotOffered,
+    NotSent,
     Outcome,
     ProductKind,
     Purchase,
     Refunded,
     Refused,
     RefusedFor,
+    SupplierProduct,
     Traits,
     Unclear,
     secret,
 )
-from reward_adapters.money import UNITS_PER_FEN, Money, format_yuan
+from reward_adapters.money import UNITS_PER_FEN, Money, format_yuan, show_yuan
 
 PLACE = "/dcapi/card/payOrder"
 QUERY = "/dcapi/card/queryOrder"
+LIST = "/dcapi/card/queryCardList"
+"""Source: sister manual, page dcsqy/11545294945873014. `queryCard`, which it replaces, was withdrawn in 2024."""
+DETAIL = "/dcapi/card/queryCardDetail"
+"""Source: sister manual, page dcsqy/9288915659898705."""
 
-CARD_TYPES = ("0", "1", "2", "3", "4")
+KINDS: Mapping[str, CardKind] = {
+    "0": CardKind.CODE,
+    "1": CardKind.NUMBER_AND_SECRET,
+    "2": CardKind.QR,
+    "3": CardKind.LINK_AND_SECRET,
+    "4": CardKind.LINK,
+}
+CARD_TYPES = tuple(KINDS)
 """Values of the offer parameter `card_type`; `read_card` says what they mean."""
 
 CardType: TypeAlias = Literal["0", "1", "2", "3", "4", 0, 1, 2, 3, 4]
@@ -73,6 +91,11 @@ _HOURS = re.compile(r"[1-9][0-9]{0,3}")
 _UNIX_SECONDS = re.compile(r"[0-9]{9,10}")
 
 LONGEST_PAUSE = 86_400.0
+LONGEST_WARRANTY = 48 * 3600.0
+"""Of the manual's table (91 manual, page dc91/11233731352824825). Cards that say when theirs ends go by that."""
+
+PRICES_SHOWN = 10
+"""More prices of one product than these are left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +156,7 @@ class Kaquan91Card:
         read_timeout=60.0,  # not documented; assumed because a public client of the sister brand waits as long
         not_found_grace=60.0,  # not documented; assumed because cards come at once: a minute is long
         look_delays=(1.0, 3.0, 10.0, 30.0, 60.0),  # as in `Config.empty_result_poll_plan`
+        aftersale_watch=LONGEST_WARRANTY,
         send_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
         settle_by={ProductKind.CARD: 900.0, ProductKind.COUPON: 900.0},
     )
@@ -176,9 +200,32 @@ class Kaquan91Card:
         """Card orders have no callbacks."""
         return NotOffered("callbacks")
 
+    def cancel(self, purchase: Purchase, context: Context) -> NotOffered:
+        """Cards are bought at once: no page takes an order back."""
+        return NotOffered("cancelling")
+
     def fetch_token(self, context: Context) -> NotOffered:
         """Requests are signed; there are no tokens."""
-        return NotOffered("tokens")
+        return NotOffered("access tokens")
+
+    def balance(self, context: Context) -> Call[Money | NotSent | Unclear]:
+        """Cards and recharges share one deposit."""
+        return Call(self._post(wire.BALANCE, {"appid": self._config.appid}), wire.read_balance)
+
+    def products(self, context: Context, *, page: int = 1) -> Call[Listing | NotSent | Unclear]:
+        """The list shows only the lowest price on sale and the stock at it."""
+        paging = {"pageIndex": str(page), "pageSize": str(wire.PAGE_SIZE)}
+        request = self._post(LIST, {"appid": self._config.appid}, paging)
+        return Call(request, lambda reply: wire.read_listing(reply, read_product, page))
+
+    def product(self, number: str, context: Context) -> Call[SupplierProduct | Absent | NotSent | Unclear]:
+        """One product with its hours of warranty and its prices."""
+        request = self._post(DETAIL, {"appid": self._config.appid, "card_id": number})
+        return Call(request, lambda reply: wire.read_product(reply, read_product, number))
+
+    def order_form(self, number: str, context: Context) -> NotOffered:
+        """Cards need nothing from the buyer."""
+        return NotOffered("order forms")
 
     def _completed(self, purchase: Purchase) -> Purchase:
         """The purchase with the account's values for what its offer doesn't say."""
@@ -187,9 +234,9 @@ class Kaquan91Card:
             said["card_type"] = str(self._config.card_type_by_product[purchase.supplier_product])
         return replace(purchase, parameters={**said, **purchase.parameters})
 
-    def _post(self, path: str, fields: Mapping[str, str]) -> HttpRequest:
+    def _post(self, path: str, fields: Mapping[str, str], unsigned: Mapping[str, str] | None = None) -> HttpRequest:
         signature = wire.sign(fields, self._config.appsecret, self._config.sign_value_encoding)
-        return wire.request(self._config.base_url, path, {**fields, "sign": signature})
+        return wire.request(self._config.base_url, path, {**fields, **(unsigned or {}), "sign": signature})
 
 
 def _unfit(code: str, message: str) -> Refused:
@@ -213,9 +260,12 @@ def read_placed(reply: HttpReply, purchase: Purchase, zone: tzinfo) -> Outcome:
 def read_found(reply: HttpReply, purchase: Purchase, zone: tzinfo) -> Outcome:
     """Reads the answer to a query.
 
-    How an unknown number is answered is not documented; assumed: an empty list, or a failure that says so.
+    How an unknown number is answered is not documented; assumed: an empty list, or a failure that says so. An empty
+    list for a purchase that was paid for (`pay_order_id` is known) says no more than that its cards are late.
     """
     match wire.read_envelope(reply, *wire.personal(purchase)):
+        case wire.Success([], _) if purchase.supplier_reference:
+            return Accepted(detail="no card yet")
         case wire.Success([], _):
             return Absent("an empty list")
         case wire.Success(result, other):
@@ -229,10 +279,9 @@ def read_found(reply: HttpReply, purchase: Purchase, zone: tzinfo) -> Outcome:
 
 
 class NoCard(Enum):
-    """Why an entry of the list is no card to hand over."""
+    """An entry of the list that is no card to hand over."""
 
     NOT_YET = "not yet"
-    CANCELLED = "cancelled"
 
 
 def read_cards(result: Any, other: Mapping[str, Any], purchase: Purchase, zone: tzinfo) -> Outcome:
@@ -248,58 +297,73 @@ def read_cards(result: Any, other: Mapping[str, Any], purchase: Purchase, zone: 
         ):
             return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
 
-    cards: dict[Card, None] = {}  # in the supplier's order; an entry that is listed twice is one card
-    cancelled: list[Money | None] = []
+    listed: dict[Card, None] = {}  # in the supplier's order; an entry that is listed twice is one card
+    cancelled: dict[str, Money | None] = {}
     for entry in entries:
         match read_entry(entry, other, purchase, zone):
             case Card() as card:
-                cards[card] = None
-            case NoCard.CANCELLED:
-                cancelled.append(amount(entry.get("money")))
+                listed[card] = None
+                if card.after_sale is AfterSale.REVERSED:
+                    cancelled[card.supplier_card_number or f"#{len(cancelled)}"] = amount(entry.get("money"))
             case Unclear() as unclear:
                 return unclear
-    numbers = [card.supplier_card_number for card in cards if card.supplier_card_number]
+    numbers = [card.supplier_card_number for card in listed if card.supplier_card_number]
     if len(numbers) != len(set(numbers)):
         return Unclear("one card's number stands at two different cards", doubt=Doubt.CONTRADICTION)
 
     paid_as = wire.reference(other.get("pay_order_id"))
-    if len(cards) >= purchase.quantity:
-        cost = total([card.unit_cost for card in cards])
-        return Delivered(cards=tuple(cards), cost=cost, supplier_reference=paid_as)
-    if cards:
-        return Delivered(cards=tuple(cards), complete=False, supplier_reference=paid_as, detail="fewer than ordered")
+    good = [card for card in listed if card.after_sale is not AfterSale.REVERSED]
+    # A cancelled card that has no number can't be told apart from the others: there is nothing to mark.
+    cards = tuple(card for card in listed if card.supplier_card_number or card.after_sale is not AfterSale.REVERSED)
+    if len(good) >= purchase.quantity:
+        cost = total([card.unit_cost for card in good])
+        final = {text(entry.get("status")) for entry in entries} <= FINAL
+        return Delivered(cards=cards, cost=cost, settled=final, supplier_reference=paid_as)
+    if good:
+        return Delivered(cards=cards, complete=False, supplier_reference=paid_as, detail="fewer than ordered")
     if len(cancelled) >= purchase.quantity:
-        return Refunded(cost=total(cancelled), detail="every card was cancelled")
+        return Refunded(cost=total([*cancelled.values()]), detail="every card was cancelled")
     return Accepted(supplier_reference=paid_as, detail="no card yet")
+
+
+IN_WARRANTY, DONE, DISPUTED, DISPUTE_OVER, CANCELLED = "2", "3", "4", "5", "6"
+"""States of a card (91 manual, page dc91/11233731352824825)."""
+FINAL = frozenset({DONE, CANCELLED})
+"""After these no other comes. Not documented; assumed because the warranty is over or the money is back."""
+AFTER_SALE: Mapping[str, AfterSale | None] = {
+    IN_WARRANTY: AfterSale.WARRANTY,
+    DONE: None,
+    DISPUTED: AfterSale.DISPUTED,
+    DISPUTE_OVER: AfterSale.CLOSED_UNCLEAR,  # who won isn't said
+}
 
 
 def read_entry(
     entry: Mapping[str, Any], other: Mapping[str, Any], purchase: Purchase, zone: tzinfo
 ) -> Card | NoCard | Unclear:
-    """Reads one entry by its state (91 manual, page dc91/11233731352824825).
+    """Reads one entry by its state.
 
-    2 waits for confirmation, 3 is done, 4 is in dispute, 5 was in dispute: all four were delivered, and disputes are
-    after-sale matters. 6 was cancelled. 1 and others aren't documented; assumed to mean that the card isn't there yet.
+    All states of `AFTER_SALE` are of cards that were delivered. A cancelled one must not be handed over: nothing of it
+    is kept but its number. 1 and others aren't documented; assumed to mean that the card isn't there yet.
     """
-    state = text(entry.get("status"))
-    match state:
-        case "2" | "3" | "4" | "5":
-            card = read_card(entry, text(entry.get("type")) or purchase.parameters.get("card_type", ""))
-        case "6":
-            return NoCard.CANCELLED
-        case "":
-            return Unclear("a card without a state")
-        case _:
-            return NoCard.NOT_YET
+    state, card_type = text(entry.get("status")), text(entry.get("type")) or purchase.parameters.get("card_type", "")
+    number = wire.reference(entry.get("order_id")) or ""
+    if state == CANCELLED:
+        kind = KINDS.get(card_type, CardKind.CODE)
+        return Card(kind=kind, supplier_card_number=number, after_sale=AfterSale.REVERSED)
+    if state not in AFTER_SALE:
+        return NoCard.NOT_YET if state else Unclear("a card without a state")
+    card = read_card(entry, card_type)
     if not isinstance(card, Card):
         return card
     bought = entry.get("create_time") or other.get("create_time")
     return replace(
         card,
         unit_cost=amount(entry.get("money")),
-        supplier_card_number=wire.reference(entry.get("order_id")) or "",
+        supplier_card_number=number,
+        after_sale=AFTER_SALE[state],
         warranty_until=warranty_end(bought, purchase.parameters.get("auto_confirm_hour", ""), zone)
-        if state == "2"
+        if state == IN_WARRANTY
         else None,
     )
 
@@ -317,15 +381,15 @@ def read_card(entry: Mapping[str, Any], card_type: str) -> Card | NoCard | Uncle
     match card_type, bool(number.strip()), bool(password.strip()):
         case "0", True, _:
             # `card_pass` is said to be empty here; should anything stand in it, it reaches the buyer too.
-            return Card(kind=CardKind.CODE, secret=number, instructions=password)
+            return Card(kind=KINDS[card_type], secret=number, instructions=password)
         case "1", _, True:
-            return Card(kind=CardKind.NUMBER_AND_SECRET, number=number, secret=password)
+            return Card(kind=KINDS[card_type], number=number, secret=password)
         case ("2", True, _) | ("2", _, True):
-            return Card(kind=CardKind.QR, qr_image_url=number, qr_content=password)
+            return Card(kind=KINDS[card_type], qr_image_url=number, qr_content=password)
         case "3", True, _:
-            return Card(kind=CardKind.LINK_AND_SECRET, secret=number, link=password)
+            return Card(kind=KINDS[card_type], secret=number, link=password)
         case "4", True, _:
-            return Card(kind=CardKind.LINK, link=number, instructions=password)
+            return Card(kind=KINDS[card_type], link=number, instructions=password)
         case kind, _, _ if kind in CARD_TYPES:
             return NoCard.NOT_YET
         case _:
@@ -367,6 +431,56 @@ def warranty_end(bought: object, hours: str, zone: tzinfo) -> datetime | None:
         return start + timedelta(hours=int(hours))
     except (ValueError, OverflowError):
         return None
+
+
+# --- Products ---------------------------------------------------------------------------------------------------------
+
+
+def read_product(entry: Mapping[str, Any]) -> SupplierProduct | None:
+    """One product; `None` without its number.
+
+    The pages are cut short: `id`, `name`, `card_name`, `num`, `type`, `typeName` and `priceList` are what a public
+    client of the sister brand reads, `auto_confirm_hour` is named by the 91 manual, `current_price` by the sister
+    manual's notice of prices (page dcsqy/11395714531338418). With nothing in stock the price list may be empty.
+    """
+    number = wire.product_number(entry)
+    if number is None:
+        return None
+    prices = read_prices(entry.get("priceList"))
+    direct = [entry.get("price"), entry.get("current_price")]
+    known = [price for price in map(amount, direct) if price is not None] or [price for price, _ in prices]
+    stock = count(entry.get("num"))
+    return SupplierProduct(
+        number=number,
+        name=wire.product_name(entry),
+        price=min(known, default=None),
+        stock=count(entry.get("current_price_num")) if stock is None else stock,
+        details=known_details(
+            card_type=scrub(entry.get("type")),
+            card_type_name=scrub(entry.get("typeName")),
+            auto_confirm_hour=read_hours(entry.get("auto_confirm_hour")),
+            price_list=", ".join(show_price(price, left) for price, left in prices[:PRICES_SHOWN]),
+        ),
+    )
+
+
+def read_prices(listed: object) -> list[tuple[Money, int | None]]:
+    """Unit prices, lowest first, with how many cards there are at each, where it is said."""
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    prices = [
+        (price, count(entry.get("num"))) for entry in entries if (price := amount(entry.get("price"))) is not None
+    ]
+    return sorted(prices, key=lambda each: each[0])
+
+
+def show_price(price: Money, left: int | None) -> str:
+    """A price for people, as in `4.20 (15 left)`."""
+    return show_yuan(price) if left is None else f"{show_yuan(price)} ({left} left)"
+
+
+def read_hours(listed: object) -> str:
+    """Hours of warranty for people. The form of the field isn't documented: a list, a number and a text are read."""
+    return scrub(", ".join(filter(None, map(text, listed)))) if isinstance(listed, list) else scrub(listed)
 
 
 ADAPTER = Adapter(config=Config, supplier=Kaquan91Card)

@@ -10,10 +10,13 @@ Quirks:
   `sign_value_encoding` decides for requests, callbacks are accepted in either form.
 * A query takes our number or theirs, and theirs wins when both are sent: only ours is sent.
 * "Success" (3) stays open to confirmation for 24 hours, then becomes "done" (4); a dispute (5) comes after success.
+* An order can be taken back while it waits for a worker; the answer's `price` is in whole *fen*, unlike all others.
+* Paging fields of the product list are sent beside the signature, never under it.
 * Callbacks are said to tell of success but list every state. They are repeated until exactly `success` is answered.
 
-Source: 91 manual, the page of `POST /dcapi/pay` (purchase); sister manual, pages dcsqy/8675320413402390 (query) and
-dcsqy/8692089281308714 (states, callback). Signature and envelope: `_kaquan91`.
+Source: 91 manual, the page of `POST /dcapi/pay` (purchase); sister manual, pages dcsqy/8675320413402390 (query),
+dcsqy/8692089281308714 (states, callback), dcsqy/8755792839336977 (cancel), dcsqy/11545325077314578 (product list) and
+dcsqy/9096957616187945 (one product). Signature, envelope and deposit: `_kaquan91`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,22 +24,28 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
-from reward_adapters._wire import amount, callback_fields, same_text, text
+from reward_adapters._wire import amount, callback_fields, count, fen_amount, known_details, same_text, scrub, text
 from reward_adapters.contract import (
     Absent,
     Accepted,
     Adapter,
+    AfterSale,
     Answer,
     Call,
     Callback,
     CallbackRefused,
+    CancelAnswer,
+    Cancelled,
+    CancelRefused,
     Context,
     Delivered,
     Doubt,
     HttpReply,
     HttpRequest,
+    Listing,
     Notice,
     NotOffered,
+    NotSent,
     Outcome,
     ProductKind,
     Purchase,
@@ -44,6 +53,7 @@ from reward_adapters.contract import (
     Refunded,
     Refused,
     RefusedFor,
+    SupplierProduct,
     Traits,
     Unclear,
     secret,
@@ -52,10 +62,22 @@ from reward_adapters.money import UNITS_PER_FEN, Money, format_yuan
 
 PLACE = "/dcapi/pay"
 QUERY = "/dcapi/queryOrder"
+CANCEL = "/dcapi/drawOrder"
+"""Source: sister manual, page dcsqy/8755792839336977."""
+LIST = "/dcapi/queryCardList"
+"""Source: sister manual, page dcsqy/11545325077314578. `queryCard`, which it replaces, was withdrawn in 2024."""
+INFO = "/dcapi/queryCardInfo"
+"""Source: sister manual, page dcsqy/9096957616187945."""
 
 HOUR = 3600.0
 WAIT_FOR_A_WORKER = 7 * 24 * HOUR
 """After it the supplier takes the order down and refunds (91 manual, the page of `POST /dcapi/pay`)."""
+
+CONFIRMATION = 24 * HOUR
+"""After it a success is confirmed by itself (sister manual, front page)."""
+SLOWEST_AVERAGE = 86_400
+"""Seconds that orders may take on average for a product to be worth listing (sister manual, page
+dcsqy/8771496202910907, which says "list" and "delist" of exactly this value: it is taken for listed)."""
 
 MAINLAND = ("", "+86")
 """Area codes of phones whose number alone says who is meant. That `account` holds a bare mainland number is not
@@ -110,6 +132,7 @@ class Kaquan91Recharge:
         read_timeout=60.0,  # not documented; assumed because a public client of the sister brand waits as long
         not_found_grace=60.0,  # not documented; assumed because the number is given out in the answer to the purchase
         look_delays=(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, HOUR),
+        aftersale_watch=CONFIRMATION + HOUR,
         send_by={ProductKind.TOPUP: 24 * HOUR, ProductKind.MEMBERSHIP: 24 * HOUR},
         settle_by={
             ProductKind.TOPUP: WAIT_FOR_A_WORKER + HOUR,
@@ -171,9 +194,33 @@ class Kaquan91Recharge:
             unknown=NOT_OURS,
         )
 
+    def cancel(self, purchase: Purchase, context: Context) -> Call[CancelAnswer]:
+        """Takes an order down that no worker has taken. By our number alone, for the reason that `query` has."""
+        request = self._post(CANCEL, {"appid": self._config.appid, "out_order_id": purchase.number})
+        return Call(request, lambda reply: read_cancelled(reply, purchase))
+
     def fetch_token(self, context: Context) -> NotOffered:
         """Requests are signed; there are no tokens."""
-        return NotOffered("tokens")
+        return NotOffered("access tokens")
+
+    def balance(self, context: Context) -> Call[Money | NotSent | Unclear]:
+        """Cards and recharges share one deposit."""
+        return Call(self._post(wire.BALANCE, {"appid": self._config.appid}), wire.read_balance)
+
+    def products(self, context: Context, *, page: int = 1) -> Call[Listing | NotSent | Unclear]:
+        """All products, page by page."""
+        paging = {"pageIndex": str(page), "pageSize": str(wire.PAGE_SIZE)}
+        request = self._post(LIST, {"appid": self._config.appid}, paging)
+        return Call(request, lambda reply: wire.read_listing(reply, read_product, page))
+
+    def product(self, number: str, context: Context) -> Call[SupplierProduct | Absent | NotSent | Unclear]:
+        """One product."""
+        request = self._post(INFO, {"appid": self._config.appid, "id": number})
+        return Call(request, lambda reply: wire.read_product(reply, read_product, number))
+
+    def order_form(self, number: str, context: Context) -> NotOffered:
+        """A recharge takes an account and nothing else."""
+        return NotOffered("order forms")
 
     def _post(self, path: str, fields: Mapping[str, str], unsigned: Mapping[str, str] | None = None) -> HttpRequest:
         signature = wire.sign(fields, self._config.appsecret, self._config.sign_value_encoding)
@@ -251,14 +298,66 @@ def read_order(order: Mapping[str, object], purchase: Purchase) -> Outcome:
     match text(order.get("status")):
         case "1" | "2" | "7":
             return Accepted(supplier_reference=reference, cost=price)
-        case "3" | "4":
+        case "3":
             return Delivered(supplier_reference=reference, cost=price)
+        case "4":
+            return Delivered(supplier_reference=reference, cost=price, settled=True)
         case "5":
-            return Delivered(supplier_reference=reference, cost=price, detail="in dispute")
+            disputed = AfterSale.DISPUTED
+            return Delivered(supplier_reference=reference, cost=price, after_sale=disputed, detail="in dispute")
         case "6":
             return Refunded(cost=price, detail="closed without a recharge")
         case _:
             return Unclear("the order is in an unknown state")
+
+
+def read_cancelled(reply: HttpReply, purchase: Purchase) -> CancelAnswer:
+    """Reads the answer to a cancel (sister manual, page dcsqy/8755792839336977): success takes the order down at once,
+    and `price` is what came back, in whole fen. A failure in words leaves the order as it is.
+    """
+    match wire.read_envelope(reply, *wire.personal(purchase)):
+        case wire.Success({"out_order_id": str(number)} as result, _) if number == purchase.number:
+            if wire.names_another(result, "order_id", purchase.supplier_reference):
+                return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+            return Cancelled(refund=fen_amount(result.get("price")), detail="taken down")
+        case wire.Success({"out_order_id": str()}, _):
+            return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+        case wire.Success():
+            return Unclear("a success whose result names no order of ours")
+        case wire.Failure(message) as failure if wire.says_try_later(failure):
+            return Unclear(f"the cancel failed: {message}")
+        case wire.Failure(message):
+            return CancelRefused(detail=f"code 0: {message}")
+        case not_sent_or_unclear:
+            return not_sent_or_unclear
+
+
+# --- Products ---------------------------------------------------------------------------------------------------------
+
+
+def read_product(entry: Mapping[str, object]) -> SupplierProduct | None:
+    """One product; `None` without its number.
+
+    `avg` is how many seconds orders take on average, 0 that nobody takes them. A stock of 0 keeps nobody from ordering:
+    the order waits for a worker (sister manual, page dcsqy/8771496202910907). `price` and the meaning of 0 are what a
+    public client of the sister brand reads.
+    """
+    number, average = wire.product_number(entry), count(entry.get("avg"))
+    if number is None:
+        return None
+    return SupplierProduct(
+        number=number,
+        name=wire.product_name(entry),
+        price=amount(entry.get("price")),
+        stock=count(entry.get("num")),
+        on_sale=None if average is None else 0 < average <= SLOWEST_AVERAGE,
+        details=known_details(
+            average_seconds="" if average is None else str(average),
+            account_type=scrub(entry.get("account_type")),
+            recharge_type=scrub(entry.get("recharge_type")),
+            buy_remark=scrub(entry.get("buy_remark")),
+        ),
+    )
 
 
 ADAPTER = Adapter(config=Config, supplier=Kaquan91Recharge)

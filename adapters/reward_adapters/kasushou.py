@@ -11,20 +11,24 @@ Every shop has its own domain and credentials and is one supplier account.
 * A detail call without `day` = "0" hides orders older than 30 days.
 * Refunded orders may still list their cards: those are not delivered.
 * Status -1 means that our deposit at the shop was too small.
-* Shops differ: codes as texts, amounts as numbers or with 4 decimals, cards as plain texts, one object for a list.
+* A cancel is only taken note of, and takes the shop's order number: what becomes of the order is to be asked.
+* Shops differ: codes as texts, amounts as numbers or with 4 decimals, cards as plain texts, one object for a list,
+  lists bare or with `data` inside `data`.
 
-Source: Kasushou manual (doc.kasushou.com/api/v2api), pages 39 (signature), 40 (codes), 48 (submit order), 49 (order
-detail) and 50 (order callback).
+Source: Kasushou manual (doc.kasushou.com/api/v2api), pages 39 (signature), 40 (codes), 41 (deposit), 44 and 45
+(products), 48 (submit order), 49 (order detail), 50 (order callback), 145 (cancel) and 151 (order form).
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from reward_adapters import _wire
 from reward_adapters._wire import (
     DEADLINES,
     JSON,
@@ -33,15 +37,20 @@ from reward_adapters._wire import (
     callback_fields,
     cannot_say,
     check_timezone,
+    count,
     day,
     join_url,
     json_bytes,
+    known_details,
     optional_text,
+    page_of,
     rate_limited,
+    read_listing,
     same_text,
     scrub,
     show_code,
     text,
+    title,
 )
 from reward_adapters.contract import (
     Absent,
@@ -51,13 +60,18 @@ from reward_adapters.contract import (
     Call,
     Callback,
     CallbackRefused,
+    CancelAnswer,
+    CancelRefused,
+    CancelTaken,
     Card,
     CardKind,
     Context,
     Delivered,
     Doubt,
+    FormEntry,
     HttpReply,
     HttpRequest,
+    Listing,
     Notice,
     NotOffered,
     NotSent,
@@ -68,11 +82,14 @@ from reward_adapters.contract import (
     Refunded,
     Refused,
     RefusedFor,
+    SupplierProduct,
     Traits,
     Unclear,
     secret,
 )
-from reward_adapters.money import Money, format_yuan
+from reward_adapters.money import Money, format_yuan, show_yuan
+
+T = TypeVar("T")
 
 SlashMode: TypeAlias = Literal["escaped", "raw"]
 
@@ -108,6 +125,39 @@ REFUSED = Answer(b"fail", status=403)
 
 PRODUCT_DIGITS = 18
 """`id` is an int on page 48; more digits fit no integer of a shop's."""
+
+CLOSE_PATH = "/api/v1/order/close"
+"""Source: page 145."""
+USER_PATH = "/api/v1/user/info"
+"""Source: page 41."""
+GOODS_LIST_PATH = "/api/v1/goods/list"
+"""Source: page 44."""
+GOODS_INFO_PATH = "/api/v1/goods/info"
+"""Source: page 45."""
+ATTACH_PATH = "/api/v1/goods/attach"
+"""Source: page 151."""
+
+PAGE_SIZE = 100
+"""Products of one page: the default of `limit` on page 44."""
+
+ON_SALE = "1"
+"""`status` of a product that can be bought; 2 is paused, 3 forbidden. Source: page 44."""
+GOODS_TYPES: Mapping[str, str] = {"1": "card", "2": "virtual", "3": "physical"}
+"""Source: page 44; the last one: page 135."""
+
+PRODUCT_GONE = re.compile(r"商品(不存在|已?被?删除)|^(no such|unknown) (goods|product)", re.IGNORECASE)
+"""Texts for a product that the shop doesn't have. Not documented; assumed because clients look for them."""
+
+NOT_REQUIRED = frozenset({"", "0", "false", "no", "none", "null"})
+"""Values of `vali` in an order form by which a field may stay empty. Not documented (page 151 names the field only);
+assumed: it names how the field is checked, as in `required` or `phone`, and without a check anything will do."""
+CHOICE_TYPES = frozenset({"select", "radio"})
+"""Types of form fields that take exactly one of their options. Source: page 45. Check boxes take several and cascades
+are nested: for these any value is let through."""
+
+AFTERSALE_WATCH = 7 * 24 * 3600.0
+AFTERSALE_EVERY = 12 * 3600.0
+"""Shops take orders back after success (status 5); until when isn't documented. Assumed: within a week."""
 
 RATE_TEXTS = re.compile(
     r"rate limit|daily limit|too many requests|(请求|访问|接口|调用|操作)(过于|太|过)?频繁|限流", re.IGNORECASE
@@ -171,6 +221,8 @@ class Kasushou:
         max_units_per_purchase=100,
         read_timeout=15.0,
         look_delays=(*[2.0] * 30, 5.0, 10.0, 30.0, 60.0, 300.0),
+        aftersale_watch=AFTERSALE_WATCH,
+        aftersale_every=AFTERSALE_EVERY,
         send_by=DEADLINES,
         settle_by=DEADLINES,
     )
@@ -182,7 +234,7 @@ class Kasushou:
         """Source: page 48."""
         purchase = self._of_kind(purchase)
         product, safe_price = purchase.supplier_product, _safe_price(purchase, self._config)
-        if not (product.isascii() and product.isdecimal() and len(product) <= PRODUCT_DIGITS):
+        if not _is_product(product):
             return cannot_say(f"id is a whole number of at most {PRODUCT_DIGITS} digits", RefusedFor.PRODUCT)
         if not safe_price.strip("0."):
             return cannot_say("a limit under 0.01 yuan can't be sent and zero may mean none", RefusedFor.PRICE)
@@ -212,9 +264,37 @@ class Kasushou:
         """Source: page 50."""
         return read_callback(callback, self._config)
 
+    def cancel(self, purchase: Purchase, context: Context) -> Call[CancelAnswer] | NotOffered:
+        """Source: page 145. Its `card_list` isn't sent: no card leaves us again."""
+        if not purchase.supplier_reference:
+            return NotOffered("cancelling an order whose ordersn isn't known")
+        request = self._request(CLOSE_PATH, {"ordersn": purchase.supplier_reference}, context)
+        return Call(request, partial(read_closed, purchase=purchase, config=self._config))
+
     def fetch_token(self, context: Context) -> NotOffered:
         """Requests are signed with the key itself."""
-        return NotOffered("Kasushou has no access token")
+        return NotOffered("access tokens")
+
+    def balance(self, context: Context) -> Call[Money | NotSent | Unclear]:
+        """Source: page 41."""
+        return Call(self._request(USER_PATH, {}, context), partial(read_balance, config=self._config))
+
+    def products(self, context: Context, *, page: int = 1) -> Call[Listing | NotSent | Unclear]:
+        """Source: page 44."""
+        request = self._request(GOODS_LIST_PATH, {"limit": PAGE_SIZE, "page": page}, context)
+        return Call(request, partial(read_goods_list, page=page, config=self._config))
+
+    def product(self, number: str, context: Context) -> Call[SupplierProduct | Absent | NotSent | Unclear] | NotOffered:
+        """Source: page 45."""
+        if not _is_product(number):
+            return NotOffered(f"products whose id isn't a whole number of at most {PRODUCT_DIGITS} digits")
+        request = self._request(GOODS_INFO_PATH, {"id": int(number)}, context)
+        return Call(request, partial(read_goods_info, number=str(int(number)), config=self._config))
+
+    def order_form(self, number: str, context: Context) -> Call[tuple[FormEntry, ...] | NotSent | Unclear]:
+        """Source: page 151."""
+        request = self._request(ATTACH_PATH, {"goods_id": number}, context)
+        return Call(request, partial(read_form, config=self._config))
 
     def _of_kind(self, purchase: Purchase) -> Purchase:
         kind = self._config.product_kind_by_id.get(purchase.supplier_product, purchase.product_kind)
@@ -267,6 +347,10 @@ def php_json(value: Any, *, sort_keys: bool = False, ascii_only: bool = False) -
 def _safe_price(purchase: Purchase, config: Config) -> str:
     units = purchase.quantity if config.safe_price_mode == "total" else 1
     return format_yuan(Money(purchase.unit_limit * units))
+
+
+def _is_product(number: str) -> bool:
+    return number.isascii() and number.isdecimal() and len(number) <= PRODUCT_DIGITS
 
 
 def _attach(purchase: Purchase) -> dict[str, str]:
@@ -367,7 +451,8 @@ def _read_done(listed: object, purchase: Purchase, reference: str | None, cost: 
         return Delivered(supplier_reference=reference, cost=cost)
     if not listed:
         return Accepted(supplier_reference=reference, cost=cost, detail="done, but no card is listed yet")
-    cards = [read_card(entry) for entry in listed] if isinstance(listed, list) else [None]
+    entries = [listed] if isinstance(listed, dict) else listed  # one card may stand there without its list
+    cards = [read_card(entry) for entry in entries] if isinstance(entries, list) else [None]
     readable = tuple(card for card in cards if card)
     if len(readable) < len(cards):
         return Unclear("done, but the cards aren't readable")
@@ -392,6 +477,143 @@ def read_card(entry: object) -> Card | None:
             )
         case _:
             return None
+
+
+# --- Cancel -----------------------------------------------------------------------------------------------------------
+
+
+def read_closed(reply: HttpReply, *, purchase: Purchase, config: Config) -> CancelAnswer:
+    """What the answer to a cancel means. Source: page 145: success says only that the wish was taken."""
+    answer, code, message = _envelope(reply, config, purchase)
+    if refusal := _refusal_by_http(reply, code):
+        return refusal
+    match answer:
+        case dict() if code == SUCCESS:
+            return CancelTaken(detail=message)
+        case dict() if code == FAILURE:
+            return _refusal_of_us(message) or CancelRefused(detail=f"code {FAILURE}: {message}")
+        case _:
+            return _unclear(reply, code, message)
+
+
+# --- Deposit, products and forms --------------------------------------------------------------------------------------
+
+
+def _read_data(reply: HttpReply, config: Config, read: Callable[[Any], T]) -> T | NotSent | Unclear:
+    answer, code, message = _envelope(reply, config)
+    if refusal := _refusal_by_http(reply, code):
+        return refusal
+    match answer:
+        case {"data": data} if code == SUCCESS:
+            return read(data)
+        case dict() if code == FAILURE and (refusal := _refusal_of_us(message)):
+            return refusal
+        case _:
+            return _unclear(reply, code, message)
+
+
+def read_balance(reply: HttpReply, *, config: Config) -> Money | NotSent | Unclear:
+    """The deposit: yuan, as text or as a number."""
+
+    def read(data: Any) -> Money | Unclear:
+        left = _wire.balance(data.get("balance")) if isinstance(data, dict) else None
+        return Unclear("no readable balance") if left is None else left
+
+    return _read_data(reply, config, read)
+
+
+def read_goods_list(reply: HttpReply, *, page: int, config: Config) -> Listing | NotSent | Unclear:
+    """One page of products, in `data` itself, in its `list`, or in `data` inside `data`."""
+
+    def read(data: Any) -> Listing | Unclear:
+        listed = page_of(data)
+        if listed is None:
+            return Unclear("no list of products")
+        return read_listing(listed.entries, read_goods, more=listed.more(page, PAGE_SIZE))
+
+    return _read_data(reply, config, read)
+
+
+def read_goods_info(reply: HttpReply, *, number: str, config: Config) -> SupplierProduct | Absent | NotSent | Unclear:
+    """One product. That an unknown one is told by a text or by an empty list is not documented; assumed so because
+    orders are.
+    """
+
+    def read(data: Any) -> SupplierProduct | Absent | Unclear:
+        inner = data.get("data") if isinstance(data, dict) and "id" not in data else data
+        if inner == []:
+            return Absent("an empty list")
+        entries = inner if isinstance(inner, list) else [inner]
+        goods = [product for entry in entries if isinstance(entry, dict) and (product := read_goods(entry))]
+        found = [product for product in goods if product.number == number]
+        return found[0] if len(found) == 1 else Unclear("the answer doesn't show the product")
+
+    answer, code, message = _envelope(reply, config)
+    if answer is not None and code == FAILURE and PRODUCT_GONE.search(message):
+        return Absent(message)
+    return _read_data(reply, config, read)
+
+
+def read_goods(entry: Mapping[str, Any]) -> SupplierProduct | None:
+    """One product; `None` without its number. Source: pages 44 and 45."""
+    number, status, face_value = text(entry.get("id")), text(entry.get("status")), amount(entry.get("face_value"))
+    least, most = count(entry.get("start_count")), count(entry.get("end_count"))
+    if not _is_product(number):
+        return None
+    return SupplierProduct(
+        number=number,
+        name=title(entry.get("goods_name")),
+        price=amount(entry.get("goods_price")),
+        stock=count(entry.get("stock_num")),
+        on_sale=status == ON_SALE if status else None,
+        details=known_details(
+            type=GOODS_TYPES.get(text(entry.get("goods_type")), ""),
+            face_value="" if face_value is None else show_yuan(face_value),
+            least="" if least is None else str(least),
+            most="" if most is None else str(most),
+        ),
+    )
+
+
+def read_form(reply: HttpReply, *, config: Config) -> tuple[FormEntry, ...] | NotSent | Unclear:
+    """What a product asks of the buyer; nothing for cards, whose template is empty. Source: page 151."""
+
+    def read(data: Any) -> tuple[FormEntry, ...] | Unclear:
+        listed = page_of(data or [])
+        entries = [read_form_entry(entry) for entry in listed.entries] if listed else [None]
+        known = tuple(entry for entry in entries if entry)
+        return known if len(known) == len(entries) else Unclear("an order form that can't be read")
+
+    return _read_data(reply, config, read)
+
+
+def read_form_entry(entry: object) -> FormEntry | None:
+    """One field of an order form; `None` without its key."""
+    if not isinstance(entry, dict) or not (key := text(entry.get("key"))):
+        return None
+    kind, vali = text(entry.get("type")), entry.get("vali")
+    return FormEntry(
+        key=key,
+        label=title(entry.get("name")) or key,
+        required=vali.strip().lower() not in NOT_REQUIRED if isinstance(vali, str) else bool(vali),
+        options=read_options(entry.get("options")) if kind in CHOICE_TYPES else (),
+        hint=title(entry.get("tip")),
+    )
+
+
+def read_options(options: object) -> tuple[str, ...]:
+    """What may be chosen: a list as JSON text, of texts or of objects with a `value`. Empty, which lets any value
+    through, when it can't be read: the shop checks once more.
+    """
+    if isinstance(options, str):
+        try:
+            options = json.loads(options)
+        except (ValueError, RecursionError):
+            return ()
+    if not isinstance(options, list):
+        return ()
+    values = [text(option.get("value") if isinstance(option, dict) else option) for option in options]
+    return tuple(values) if all(values) else ()
 
 
 # --- Envelope ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ Cards and coupons come in the create answer, top-ups are confirmed later by a ca
 * The secret of a card is called `card_pws` in the table and `card_pwd` in one sample of the same page; a coupon with a
   fixed code leaves it empty.
 * Callbacks hold no cards: a card product whose answer was lost is delivered at the supplier and its card is not here.
+* Deposit and products stand in the merchant console only. Nothing can be cancelled.
 * Dates are written month/day/year.
 
 Source: Kuaiduibao manual (docs.kuaiduibao.com), pages 下单 (create order), App授权 (token), 充值成功回调 (callback) and
@@ -20,6 +21,7 @@ Source: Kuaiduibao manual (docs.kuaiduibao.com), pages 下单 (create order), Ap
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,6 +101,12 @@ INVALID_CLIENT = "invalid_client"
 """Not documented (the token page names the field `error`, no values); assumed because OAuth 2.0 names it so."""
 
 
+USED_BEFORE = re.compile(r"重复|已存在|duplicate", re.IGNORECASE)
+"""Texts by which a refusal says that the number was used before, as when something on the way sent the request twice:
+the order may well exist. Not documented; assumed because such texts say so. A text only ever makes a refusal less
+certain."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One Kuaiduibao app."""
@@ -174,7 +182,7 @@ class Kuaiduibao:
     def query(self, purchases: Sequence[Purchase], context: Context) -> Call[Mapping[str, Outcome]] | NotOffered:
         """No page of the manual has an order query; assumed to be like the other calls, where one was granted."""
         if not self._config.order_query_path:
-            return NotOffered("Kuaiduibao has no order query")
+            return NotOffered("an order query")
         (purchase,) = purchases
         fields: dict[str, str | int] = {"access_token": context.token or "", "out_trade_no": purchase.number}
 
@@ -186,6 +194,26 @@ class Kuaiduibao:
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused:
         """Source: callback."""
         return read_callback(callback, self._config)
+
+    def cancel(self, purchase: Purchase, context: Context) -> NotOffered:
+        """No page of the manual takes an order back."""
+        return NotOffered("cancelling")
+
+    def balance(self, context: Context) -> NotOffered:
+        """The deposit stands in the merchant console only."""
+        return NotOffered("a balance")
+
+    def products(self, context: Context, *, page: int = 1) -> NotOffered:
+        """The product library stands in the merchant console only."""
+        return NotOffered("a product list")
+
+    def product(self, number: str, context: Context) -> NotOffered:
+        """The product library stands in the merchant console only."""
+        return NotOffered("product details")
+
+    def order_form(self, number: str, context: Context) -> NotOffered:
+        """An order takes a number to credit and nothing else."""
+        return NotOffered("order forms")
 
     def fetch_token(self, context: Context) -> Call[Token | NotSent]:
         """Source: token."""
@@ -272,11 +300,19 @@ def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
         return Accepted(supplier_reference=order_no) if order_no else Unclear("code 0 without order_no")
     if not purchase.product_kind.delivers_cards:
         return Unclear("cards came for a product without cards", doubt=Doubt.CONTRADICTION)
-    cards = [read_card(entry) for entry in listed] if isinstance(listed, list) else [None]
+    entries = [listed] if isinstance(listed, dict) else listed  # one card may stand there without its list
+    cards = [read_card(entry) for entry in entries] if isinstance(entries, list) else [None]
     readable = tuple(card for card in cards if card)
     if len(readable) < len(cards):
         return Unclear("code 0, but the cards aren't readable", doubt=Doubt.CARD_MISSING)
-    return Delivered(cards=readable, complete=len(readable) >= purchase.quantity, supplier_reference=order_no)
+    bare = any(card.number and not card.secret for card in readable)
+    return Delivered(
+        cards=readable,
+        complete=len(readable) >= purchase.quantity,
+        supplier_reference=order_no,
+        # A coupon is redeemed by its number; of a card somebody may miss the password.
+        detail="no password: the number is all there is" if bare and purchase.product_kind is ProductKind.CARD else "",
+    )
 
 
 def _read_refusal(code: str, message: str, purchase: Purchase, refusals: frozenset[str]) -> Outcome:
@@ -284,6 +320,8 @@ def _read_refusal(code: str, message: str, purchase: Purchase, refusals: frozens
         return Unclear(f"unknown code {show_code(code)}: {message}", alert=True)
     if code not in refusals or purchase.sends > 1:
         return Unclear(f"code {code}, which proves nothing here: {message}")
+    if USED_BEFORE.search(message):
+        return Unclear(f"code {code}: the number was used already: {message}", alert=True)
     return Refused(code=code, message=message, certain=True, about=about(message))
 
 

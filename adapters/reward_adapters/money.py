@@ -3,6 +3,7 @@
 Suppliers speak yuan with 0 to 4 decimals, fen, numbers and strings; this module is the only place that converts.
 """
 
+import re
 from decimal import ROUND_DOWN, Decimal
 from typing import NewType
 
@@ -13,6 +14,9 @@ UNITS_PER_YUAN = 10_000
 UNITS_PER_FEN = 100
 MAX_YUAN = 100_000_000
 """No single reward costs a hundred million yuan: a larger amount is a defect or an attack, not money."""
+
+_WHOLE_FEN = re.compile(r"[0-9]{1,10}")
+"""As many digits as `MAX_YUAN` has in fen."""
 
 
 def yuan(amount: str | int | float | Decimal) -> Money:
@@ -37,9 +41,12 @@ def yuan(amount: str | int | float | Decimal) -> Money:
 
 
 def fen(amount: str | int) -> Money:
-    """Reads whole fen (1/100 yuan). Raises ValueError for anything else."""
-    if isinstance(amount, bool):
-        raise ValueError("a truth value is not an amount")
+    """Reads whole fen (1/100 yuan) as suppliers write them: 930, "930".
+
+    Raises ValueError for anything else, negative and absurdly large amounts included.
+    """
+    if not _WHOLE_FEN.fullmatch(str(amount)):
+        raise ValueError("not an amount in whole fen")
     return Money(int(amount) * UNITS_PER_FEN)
 
 

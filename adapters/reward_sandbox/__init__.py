@@ -11,6 +11,7 @@ places would be invisible.
 from reward_sandbox.app import Sandbox
 from reward_sandbox.catalogue import catalogue
 from reward_sandbox.mint import CANARY
-from reward_sandbox.settings import KINDS, SandboxSettings
+from reward_sandbox.settings import SandboxSettings
+from reward_sandbox.shops import shops
 
-__all__ = ["CANARY", "KINDS", "Sandbox", "SandboxSettings", "catalogue"]
+__all__ = ["CANARY", "Sandbox", "SandboxSettings", "catalogue", "shops"]

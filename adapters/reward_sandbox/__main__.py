@@ -12,7 +12,9 @@ from cyclopts import App, Parameter, Token
 
 from reward_sandbox.app import Sandbox
 from reward_sandbox.catalogue import catalogue
-from reward_sandbox.settings import KINDS, DuplicateMode, SandboxSettings, SignMode
+from reward_sandbox.handbook import handbook
+from reward_sandbox.settings import DuplicateMode, SandboxSettings, SignMode
+from reward_sandbox.shops import shops
 from reward_sandbox.state import StateError
 
 _DEFAULTS = SandboxSettings()
@@ -100,13 +102,19 @@ def products(*, sandbox_url: str = _URL) -> None:
     print(catalogue(sandbox_url), end="")
 
 
+@cli.command(name="handbook")
+def write_handbook() -> None:
+    """Print the handbook of all scenarios as Markdown."""
+    print(handbook(), end="")
+
+
 async def _serve(settings: SandboxSettings) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     async with Sandbox(settings) as sandbox:
-        print(f"reward-sandbox: {len(KINDS)} suppliers on {sandbox.url}/  (orders: {sandbox.url}/books)", flush=True)
+        print(f"reward-sandbox: {len(shops())} suppliers on {sandbox.url}/  (orders: {sandbox.url}/books)", flush=True)
         await stopped.wait()
 
 

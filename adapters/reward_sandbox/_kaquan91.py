@@ -7,15 +7,16 @@ Source: signing page. "0" is not empty. Fields marked as unsigned stay out of th
 
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 from urllib.parse import quote_plus
 
 from aiohttp import web
 
 from reward_sandbox.desk import Desk, Verdict
-from reward_sandbox.settings import SandboxSettings, SignMode
-from reward_sandbox.wire import MalformedError, form_fields, reply, yuan
+from reward_sandbox.faults import Refusal
+from reward_sandbox.settings import SignMode
+from reward_sandbox.wire import MalformedError, envelope, form_fields, reply, yuan
 
 LIST_UNSIGNED: Final = frozenset({"keyword", "pageIndex", "pageSize", "id", "pid"})
 """Not signed on list calls (list pages)."""
@@ -79,14 +80,33 @@ def refused(text: str) -> web.Response:
     return reply({"code": 0, "msg": text, "result": None})
 
 
+def refusal(wanted: Refusal) -> web.Response:
+    """`code` 0 in the words of a scenario."""
+    return refused(wanted.text)
+
+
+def codes(response: web.Response) -> Iterable[str]:
+    """`code`, and the states of all orders or cards in the result."""
+    members = envelope(response)
+    result = members.get("result")
+    entries = result if isinstance(result, list) else [result]
+    states = [f"status {entry['status']}" for entry in entries if isinstance(entry, dict) and "status" in entry]
+    return [*([f"code {members['code']}"] if "code" in members else []), *states]
+
+
 class Kaquan91:
     """One appid at the 91 gateway."""
 
-    def __init__(self, desk: Desk, settings: SandboxSettings, *, appid: str, appsecret: str) -> None:
+    def __init__(self, desk: Desk, *, appid: str, appsecret: str) -> None:
         self.desk = desk
-        self._settings = settings
         self._appid = appid
         self._appsecret = appsecret
+
+    @property
+    def sign_mode(self) -> SignMode:
+        """Which reading of the signing rule is checked."""
+        mode = self.desk.mode("sign_mode")
+        return "encode-all" if mode == "encode-all" else "lenient" if mode == "lenient" else "notify-only"
 
     def read(self, body: bytes, content_type: str, unsigned: frozenset[str] = frozenset()) -> Fields:
         """The fields of a genuine request; anything else raises."""
@@ -97,7 +117,9 @@ class Kaquan91:
         needed(fields, "appid", "sign")
         if fields["appid"] != self._appid:
             raise RefusedError("appid不存在")
-        if not signed_well(fields, self._appsecret, mode=self._settings.sign_mode, unsigned=unsigned):
+        if self.desk.mode("allow_list") == "others":
+            raise RefusedError("IP地址未登记")
+        if not signed_well(fields, self._appsecret, mode=self.sign_mode, unsigned=unsigned):
             raise RefusedError("签名错误")
         return fields
 

@@ -1,20 +1,17 @@
 """The server: five suppliers under `/{kind}/`, their books under `/books`, ordered faults under `/control`."""
 
-import json
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
 from aiohttp import web
 
-from reward_sandbox.desk import Supplier, hang_up
-from reward_sandbox.dushu import Dushu
+from reward_sandbox import control
+from reward_sandbox.desk import Desk, Supplier
+from reward_sandbox.faults import Call
 from reward_sandbox.gate import Gate
-from reward_sandbox.kaquan91_card import Kaquan91Card
-from reward_sandbox.kaquan91_recharge import Kaquan91Recharge
-from reward_sandbox.kasushou import Kasushou
-from reward_sandbox.kuaiduibao import Kuaiduibao
 from reward_sandbox.settings import SandboxSettings
+from reward_sandbox.shops import shops
 from reward_sandbox.state import Keeper
 from reward_sandbox.wire import reply
 
@@ -28,7 +25,7 @@ _INDEX: Final = """<!doctype html>
 <p>What each supplier was asked, sold and was paid:</p>
 <ul>{rows}</ul>
 <p><a href="/books">All books</a>, <a href="/control">the faults ordered at present</a>.</p>
-<p>Order faults: <code>POST /control/SUPPLIER/hold|release|drop|down</code>; empty all books:
+<p>Order faults: <code>POST /control/SUPPLIER/ACTION</code> (docs/sandbox.md lists the actions); empty all books:
 <code>POST /control/reset</code>.</p>
 """
 
@@ -46,14 +43,7 @@ class Sandbox:
 
     def __init__(self, settings: SandboxSettings | None = None) -> None:
         self.settings = settings or SandboxSettings()
-        suppliers: tuple[Supplier, ...] = (
-            Kuaiduibao(self.settings),
-            Kaquan91Card(self.settings),
-            Kaquan91Recharge(self.settings),
-            Kasushou(self.settings),
-            Dushu(self.settings),
-        )
-        self._suppliers = {supplier.desk.kind: supplier for supplier in suppliers}
+        self._suppliers: dict[str, Supplier] = {kind: shop.open(self.settings) for kind, shop in shops().items()}
         self._runner: web.AppRunner | None = None
         self._keeper: Keeper | None = None
         self._port = self.settings.port
@@ -66,6 +56,24 @@ class Sandbox:
     def books(self, kind: str) -> dict[str, Any]:
         """What `GET /books/{kind}` answers."""
         return self._suppliers[kind].desk.book.as_json()
+
+    def desk(self, kind: str) -> Desk:
+        """One supplier's shop."""
+        return self._suppliers[kind].desk
+
+    async def order(self, kind: str, action: str, **body: Any) -> dict[str, object]:
+        """What `POST /control/{kind}/{action}` does. Raises ValueError."""
+        return await control.carry_out(self._suppliers[kind].desk, action, body)
+
+    def forward(self, seconds: float) -> None:
+        """Move the books' time of all suppliers forward."""
+        for supplier in self._suppliers.values():
+            supplier.desk.timeline.forward(seconds)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no order's course runs, no callback is on its way and no call is being answered."""
+        return all(supplier.desk.idle for supplier in self._suppliers.values())
 
     def gate(self, kind: str) -> Gate:
         """The faults of one supplier; the control routes do the same from outside."""
@@ -80,7 +88,11 @@ class Sandbox:
         """Listen, and go on with the state of the last run. Raises OSError for a taken port, or StateError."""
         # A client that hung up must not leave a held or silent exchange behind in memory.
         runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_SECONDS
+            self._application(),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_SHUTDOWN_SECONDS,
+            keepalive_timeout=self.settings.keepalive_seconds,
         )
         await runner.setup()
         site = web.TCPSite(runner, self.settings.host, self.settings.port, backlog=1024)
@@ -125,8 +137,8 @@ class Sandbox:
     def _application(self) -> web.Application:
         app = web.Application(client_max_size=_BODY_LIMIT)
         for kind, supplier in self._suppliers.items():
-            for route in supplier.routes():
-                app.router.add_route(route.method, f"/{kind}{route.path}", _unless_down(supplier, route.handler))
+            for call, route in supplier.routes():
+                app.router.add_route(route.method, f"/{kind}{route.path}", _serve(supplier, call, route.handler))
         app.router.add_routes(
             [
                 web.get("/", self._index),
@@ -134,7 +146,8 @@ class Sandbox:
                 web.get("/books/{kind}", self._one_book),
                 web.get("/control", self._faults),
                 web.post("/control/reset", self._reset),
-                web.post("/control/{kind}/{action:hold|release|drop|down}", self._control),
+                web.post("/control/clock", self._forward),
+                web.post("/control/{kind}/{action}", self._control),
             ]
         )
         return app
@@ -155,20 +168,30 @@ class Sandbox:
         return reply(self._named(request).desk.book.as_json())
 
     async def _faults(self, _: web.Request) -> web.Response:
-        return reply({kind: supplier.desk.gate.as_json() for kind, supplier in self._suppliers.items()})
+        return reply({kind: control.present(supplier.desk) for kind, supplier in self._suppliers.items()})
 
     async def _reset(self, _: web.Request) -> web.Response:
         await self.reset()
         return reply({"reset": True})
 
+    async def _forward(self, request: web.Request) -> web.Response:
+        """Move the books' time of all suppliers forward."""
+        try:
+            seconds = control.forward(control.read(await request.read()))
+        except ValueError as error:
+            return reply({"error": str(error)}, 400)
+        self.forward(seconds)
+        return reply({"forward": seconds})
+
     async def _control(self, request: web.Request) -> web.Response:
-        """Order one fault and answer with all faults of that supplier."""
-        gate = self._named(request).desk.gate
+        """Carry out one order and answer with what holds now."""
+        supplier = self._named(request)
         body = await request.read()
         try:
-            return reply(_order_fault(gate, request.match_info["action"], json.loads(body) if body else {}))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            return reply({"error": f"cannot read the request: {error!r}"}, 400)
+            order = control.read(body)
+            return reply(await control.carry_out(supplier.desk, request.match_info["action"], order))
+        except ValueError as error:
+            return reply({"error": str(error)}, 400)
 
     def _named(self, request: web.Request) -> Supplier:
         kind = request.match_info["kind"]
@@ -177,41 +200,10 @@ class Sandbox:
         return self._suppliers[kind]
 
 
-def _unless_down(supplier: Supplier, handler: Any) -> _Handler:
-    """A supplier's route: while it is down every connection is closed without an answer."""
+def _serve(supplier: Supplier, call: Call, handler: Any) -> _Handler:
+    """A supplier's route."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        if supplier.desk.gate.down:
-            return hang_up(request)
-        try:
-            response: web.StreamResponse = await handler(request)
-        finally:
-            supplier.desk.on_change()
-        return response
+        return await supplier.desk.serve(request, call, handler)
 
     return handle
-
-
-def _order_fault(gate: Gate, action: str, order: dict[str, Any]) -> dict[str, object]:
-    match action:
-        case "hold":
-            count = order.get("next")
-            gate.hold(None if count is None else _count(count))
-        case "release":
-            return {"released": gate.release(), **gate.as_json()}
-        case "drop":
-            when = order["when"]
-            if when not in ("before", "after"):
-                raise ValueError("when must be before or after")
-            gate.drop(_count(order.get("next", 1)), when)
-        case _:
-            if not isinstance(order["down"], bool):
-                raise ValueError("down must be true or false")
-            gate.down = order["down"]
-    return gate.as_json()
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("next must be a whole number")
-    return value

@@ -7,7 +7,8 @@ number are two orders here, never one order with a counter.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from decimal import Decimal
 from typing import Any, Self
 
@@ -75,6 +76,8 @@ class Order:
     callbacks: list[CallbackAttempt] = field(default_factory=list)
     notices: int = 0
     """Callbacks on their way: neither acknowledged nor given up."""
+    calls: "Counter[str]" = field(default_factory=Counter)
+    """How many calls of each sort were about it."""
     seen: "asyncio.Future[None] | None" = None
     """Set while the course waits for queries to see the present stage."""
 
@@ -89,7 +92,7 @@ class Order:
     @property
     def delivered(self) -> list[Card]:
         """The cards that queries show by now."""
-        return self.cards if self.stage.cards else []
+        return self.cards[: self.stage.shown] if self.stage.cards else []
 
     @property
     def course_place(self) -> int | None:
@@ -103,6 +106,7 @@ class Order:
             "number": self.number,
             "supplier_number": self.supplier_number,
             "product": self.scenario.product,
+            "scenario": self.scenario.name,
             "quantity": self.quantity,
             "recipient": self.recipient,
             "charged": str(self.charged),
@@ -111,7 +115,7 @@ class Order:
             "cards": self.cards,
             "card_numbers": self.card_numbers,
             "details": self.details,
-            "stage": asdict(self.stage) if self.course_place is None else self.course_place,
+            "stage": _plain(self.stage) if self.course_place is None else self.course_place,
             "refunded": str(self.refunded),
             "looks": self.looks,
             "closed": self.closed,
@@ -119,16 +123,18 @@ class Order:
             "settled_at": self.settled_at,
             "callbacks": [attempt.as_json() for attempt in self.callbacks],
             "notices": self.notices,
+            "calls": self.calls,
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], scenarios: Mapping[str, Scenario]) -> Self:
-        """From `as_state`; the create call went with the run that had it open."""
-        scenario = scenarios[state["product"]]
+    def from_state(cls, state: Mapping[str, Any], choose: Callable[[str, str], Scenario]) -> Self:
+        """From `as_state`; the create call went with the run that had it open. `choose` takes product and name."""
+        scenario = choose(state["product"], state["scenario"])
         place = state["stage"]
         changed = {
             "scenario": scenario,
-            "stage": scenario.behaviour.stages[place] if isinstance(place, int) else Stage(**place),
+            "stage": scenario.behaviour.stages[place] if isinstance(place, int) else _stage(place),
+            "calls": Counter(state["calls"]),
             "charged": Decimal(state["charged"]),
             "refunded": Decimal(state["refunded"]),
             "callbacks": [CallbackAttempt.from_state(attempt) for attempt in state["callbacks"]],
@@ -147,6 +153,7 @@ class Order:
             "charged": yuan(self.charged),
             "refunded": yuan(self.refunded),
             "delivered": self.delivered,
+            "cards": self.cards,
             "state": self.state,
             "outcome": self.outcome,
             "requests": requests,
@@ -158,6 +165,16 @@ class Order:
                 "settled": self.settled_at,
             },
         }
+
+
+def _plain(stage: Stage) -> dict[str, object]:
+    """A stage that is no part of a course; only courses have entries of their own."""
+    fields = {spec.name: getattr(stage, spec.name) for spec in dataclass_fields(stage) if spec.name != "entry"}
+    return {**fields, "refund": str(stage.refund)}
+
+
+def _stage(state: Mapping[str, Any]) -> Stage:
+    return Stage(**{**state, "refund": Decimal(state["refund"]), "callbacks": tuple(state["callbacks"])})
 
 
 class Book:
@@ -178,10 +195,12 @@ class Book:
         self._by_number: dict[str, list[Order]] = {}
         self._by_supplier_number: dict[str, Order] = {}
         self._sold: Counter[str] = Counter()
+        self.stocks: dict[str, int] = {}
+        """Stocks set by hand, by product."""
 
     def stock(self, scenario: Scenario) -> int:
         """How many are left."""
-        return scenario.behaviour.stock - self._sold[scenario.product]
+        return self.stocks.get(scenario.product, scenario.behaviour.stock) - self._sold[scenario.product]
 
     def under(self, number: str) -> list[Order]:
         """Every order under our number, oldest first; an empty number names none."""
@@ -240,9 +259,10 @@ class Book:
         order.stage = stage
         order.looks = 0
         order.updated_at = now
-        if stage.refund and not order.refunded:
-            order.refunded = order.charged
-            self.balance += order.charged
+        owed = order.charged * stage.refund - order.refunded
+        if owed > 0:
+            order.refunded += owed
+            self.balance += owed
         if stage.outcome != "pending" and order.settled_at is None:
             order.settled_at = now
 
@@ -259,14 +279,14 @@ class Book:
             "refusals": self.refusals,
         }
 
-    def restore(self, state: Mapping[str, Any], scenarios: Mapping[str, Scenario]) -> None:
+    def restore(self, state: Mapping[str, Any], choose: Callable[[str, str], Scenario]) -> None:
         """Take over the book of a former run."""
         self.reset()
         self.balance = Decimal(state["balance"])
         self.requests.update(state["requests"])
         self.refusals += state["refusals"]
         for order in state["orders"]:
-            self._file(Order.from_state(order, scenarios))
+            self._file(Order.from_state(order, choose))
 
     def as_json(self) -> dict[str, object]:
         """`{"orders": […], "balance": "…", "refusals": […]}`, money as decimal yuan."""

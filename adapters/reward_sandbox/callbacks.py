@@ -1,12 +1,12 @@
 """Sends callbacks by a supplier's repeat plan until they are answered as that supplier documents."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import aiohttp
 
 from reward_sandbox.books import CallbackAttempt, Order
+from reward_sandbox.timeline import Timeline
 
 _ANSWER_LIMIT = 64 * 1024
 
@@ -28,26 +28,30 @@ class Callback:
 class CallbackSender:
     """Delivers callbacks and enters every attempt in the order's books."""
 
-    def __init__(self, *, scale: float, clock: Callable[[], float], changed: Callable[[], None]) -> None:
+    def __init__(self, *, scale: float, timeline: Timeline, changed: Callable[[], None]) -> None:
         self._scale = scale
         self._changed = changed
-        self._clock = clock
+        self._timeline = timeline
+        self.sending = 0
+        """Attempts under way at this moment."""
         self._session: aiohttp.ClientSession | None = None
 
     async def deliver(self, order: Order, callback: Callback) -> None:
         """Send until acknowledged or the plan is used up; a refused connection counts as an attempt."""
+        late = 0.0
         for gap in (*callback.gaps, None):
             accepted = await self._attempt(order, callback)
             self._changed()
             if accepted or gap is None:
                 return
-            await asyncio.sleep(gap * self._scale)
+            late = await self._timeline.sleep(gap * self._scale - late)
 
     async def _attempt(self, order: Order, callback: Callback) -> bool:
         if self._session is None:
             self._session = aiohttp.ClientSession()
-        attempt = CallbackAttempt(self._clock(), callback.url, callback.body.decode())
+        attempt = CallbackAttempt(self._timeline.now(), callback.url, callback.body.decode())
         order.callbacks.append(attempt)
+        self.sending += 1
         try:
             async with self._session.post(
                 callback.url,
@@ -60,6 +64,8 @@ class CallbackSender:
         except (aiohttp.ClientError, TimeoutError) as error:
             attempt.answer = f"{type(error).__name__}: {error}"
             return False
+        finally:
+            self.sending -= 1
         attempt.status = response.status
         attempt.answer = answer.decode(errors="replace")
         attempt.accepted = response.status == 200 and callback.accepts(answer)

@@ -6,24 +6,32 @@ Every other call: query appid, sign, access_token; sign = sha1(appsecret + exact
 Create (create-order page): mobile, areaCode?, productNo, buyCount?, payType, fee, tradeNo
     -> {"data": {"orderNumber": 1717…, "tradeNo": "…"}, "msg": "操作成功！", "status": "0000", "systemMsg": …}
     -> {"msg": "重复提交", "status": "9999", "suceess": false, …}: the misspelling is the supplier's.
+There are no callbacks: those that `_notify` makes are somebody else's.
 """
 
 import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Callable, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Final
+from typing import Any, Final
+from urllib.parse import urlencode
 
 from aiohttp import web
 
 from reward_sandbox.books import Order
+from reward_sandbox.callbacks import Callback
 from reward_sandbox.desk import Desk, Verdict
+from reward_sandbox.faults import Call, Refusal
 from reward_sandbox.mint import Press
-from reward_sandbox.scenario import Answer, Behaviour, Refusal, Scenario, Stage
+from reward_sandbox.scenario import Scenario
+from reward_sandbox.scenarios import dushu as goods
 from reward_sandbox.settings import SandboxSettings
-from reward_sandbox.wire import MalformedError, json_object, recipient_fits, reply
+from reward_sandbox.shops import Shop
+from reward_sandbox.wire import FORM, JSON, MalformedError, envelope, json_object, recipient_fits, reply
 
 KIND: Final = "dushu"
 APPID: Final = "fd0cac7cd6726d5a4d"
@@ -36,65 +44,25 @@ OLD_TOKEN_SECONDS: Final = 300.0
 """An older token stays good this long after a new one was issued (token page)."""
 TRADE_NO_LENGTH: Final = 32
 """Not documented."""
+TOKENS_A_DAY: Final = 200
+"""The token page says that there is a limit, and not which."""
 
 _PAY_TYPES: Final = frozenset({"1", "2", "3", PAY_TYPE})
-_GATEWAY_STATUS: Final = {"100002": 401, "100003": 401, "100004": 401, "100011": 403}
+_GATEWAY_STATUS: Final = {
+    **dict.fromkeys(("100002", "100003", "100004"), 401),
+    **dict.fromkeys((str(code) for code in range(100008, 100014)), 403),
+}
 """HTTP statuses of gateway codes; the code page gives none. Everything else answers 200."""
-
-_DONE: Final = (Stage("COMPLETE", outcome="delivered"),)
-
-
-def _membership(name: str, product: str, title: str, fee: str, description: str, *, behaviour: Behaviour) -> Scenario:
-    return Scenario(
-        name=name,
-        product=product,
-        title=title,
-        description=description,
-        kind="membership",
-        face_value=Decimal(fee),
-        unit_price=Decimal(fee),
-        recipient="phone",
-        behaviour=behaviour,
-    )
-
-
-SCENARIOS: Final = (
-    _membership(
-        "membership", "200000148", "樊登读书 年卡", "365.00", "done in the create answer", behaviour=Behaviour(_DONE)
-    ),
-    _membership(
-        "locked-phone",
-        "200000147",
-        "樊登读书 半年卡（号码锁定）",
-        "188.00",
-        "refused with 2003, nothing is booked",
-        behaviour=Behaviour(_DONE, refusal=Refusal("2003", "该手机号已锁定")),
-    ),
-    _membership(
-        "slow-recharge",
-        "200000146",
-        "樊登读书 季卡（到账慢）",
-        "99.00",
-        "taken although the answer says 200001; the detail call shows NEW for three looks, then COMPLETE",
-        behaviour=Behaviour((Stage("NEW", looks=3), *_DONE), garbled=Refusal("200001", "资源服务异常")),
-    ),
-    _membership(
-        "silent",
-        "200000403",
-        "樊登读书 半年卡（超时）",
-        "188.00",
-        "accepted, the answer never comes; the detail call shows COMPLETE",
-        behaviour=Behaviour(_DONE, answer=Answer.NEVER),
-    ),
-)
+_EXPIRED: Final = "access_token失效或已过期"
 
 
 class RefusedError(Exception):
-    """A failure envelope with this status."""
+    """A failure envelope with this status; `http` where the HTTP status isn't the usual one."""
 
-    def __init__(self, status: str, msg: str) -> None:
+    def __init__(self, status: str, msg: str, http: int | None = None) -> None:
         super().__init__(msg)
         self.status = status
+        self.http = _GATEWAY_STATUS.get(status, 200) if http is None else http
 
 
 def signature(body: bytes, *, appid: str, appsecret: str) -> str:
@@ -112,31 +80,36 @@ class Dushu:
     """The Dushu open platform."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        self.desk = Desk(KIND, SCENARIOS, settings)
+        self.desk = Desk(KIND, goods.SCENARIOS, settings, refuse=self._refusal, codes=_codes, notify=self._notify)
         self._settings = settings
+        self._fetched: Counter[int] = Counter()
+        """Tokens fetched, by day."""
 
-    def routes(self) -> Sequence[web.RouteDef]:
+    def routes(self) -> Sequence[tuple[Call, web.RouteDef]]:
         return (
-            web.post("/oauth/token", self._token),
-            web.post("/vip/order/create", self._create),
-            web.post("/vip/order/detail", self._detail),
-            web.post("/vip/product/list", self._list),
+            ("token", web.post("/oauth/token", self._token)),
+            ("create", web.post("/vip/order/create", self._create)),
+            ("query", web.post("/vip/order/detail", self._detail)),
+            ("products", web.post("/vip/product/list", self._list)),
         )
 
     async def _token(self, request: web.Request) -> web.Response:
         query = request.query
+        if self.desk.mode("allow_list") == "others":
+            return self._failure(_address_refused())
         known = query.get("client_id") == APPID and query.get("client_secret") == APPSECRET
         if query.get("grant_type") != "client_credentials" or not known:
             return reply({"error": "invalid_client", "error_description": "Bad client credentials"}, 401)
-        tokens = self.desk.tokens
-        jti = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{tokens.issued}".encode()).hexdigest()
-        end = self.desk.clock() + tokens.lifetime
-        token = _jwt({"scope": ["ALL"], "exp": int(end), "jti": jti, "client_id": APPID})
-        tokens.issue(token, older_live_for=OLD_TOKEN_SECONDS)
+        today = int(self.desk.clock() // 86400)
+        if self._fetched[today] >= TOKENS_A_DAY or self.desk.mode("tokens_left") == "none":
+            # How this looks on the wire isn't documented.
+            return reply({"error": "too_many_requests", "error_description": "access_token获取次数已达今日上限"}, 429)
+        self._fetched[today] += 1
+        token, jti, end = self._issue()
         return reply(
             {
                 "value": token,
-                "expiresIn": max(int(tokens.lifetime) - 1, 0),
+                "expiresIn": max(int(self.desk.tokens.lifetime) - 1, 0),
                 "expiration": int(end * 1000),
                 "expired": False,
                 "tokenType": "bearer",
@@ -145,9 +118,20 @@ class Dushu:
             }
         )
 
+    def _issue(self) -> tuple[str, str, float]:
+        """A new token, its id and when it ends; the older ones end five minutes from now at the latest."""
+        tokens = self.desk.tokens
+        jti = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{tokens.issued}".encode()).hexdigest()
+        end = self.desk.clock() + tokens.lifetime
+        token = _jwt({"scope": ["ALL"], "exp": int(end), "jti": jti, "client_id": APPID})
+        tokens.issue(token, older_live_for=OLD_TOKEN_SECONDS)
+        return token, jti, end
+
     def _verify(self, request: web.Request, body: bytes) -> None:
         """The gateway's checks, in the order of its code table."""
         query = request.query
+        if self.desk.mode("allow_list") == "others":
+            raise _address_refused()
         for name, code in (("appid", "100005"), ("sign", "100006"), ("access_token", "100004")):
             if not query.get(name):
                 raise RefusedError(code, f"缺少{name}")
@@ -157,7 +141,7 @@ class Dushu:
             case "unknown":
                 raise RefusedError("100002", "非法的access_token")
             case "expired":
-                raise RefusedError("100003", "access_token失效或已过期")
+                raise RefusedError("100003", _EXPIRED)
         if not signed_well(body, query["sign"], appid=APPID, appsecret=APPSECRET):
             raise RefusedError("100001", "非法的签名")
 
@@ -187,34 +171,45 @@ class Dushu:
             raise RefusedError("9999", "参数错误：fee")
         if pay_type not in _PAY_TYPES:
             raise RefusedError("9999", "支付方式未开通")
-        previous = self.desk.repeated(number)
-        if previous and self._settings.duplicates == "replay":
+        scenario = self.desk.chosen(str(product), mobile if area == "+86" else "")
+        previous = self.desk.repeated(number, scenario)
+        if previous and self.desk.mode("duplicates", scenario) == "replay":
             return Verdict(self._success(_created(previous)), number, order=previous)
         if previous and previous.answering:
             raise RefusedError("9999", "重复提交")
         if previous:
             raise RefusedError("2004", "订单号重复")
-        scenario = self.desk.scenarios.get(str(product))
         if scenario is None:
             raise RefusedError("2001", "会期商品不存在")
-        if Decimal(fee) != scenario.unit_cost:
+        self._trouble_tokens(scenario, number)
+        if Decimal(fee) != self.desk.price(scenario):
             raise RefusedError("2002", "价格校验失败")
-        if scenario.behaviour.refusal:
-            raise RefusedError(scenario.behaviour.refusal.code, scenario.behaviour.refusal.text)
         quantity = int(str(count))
         order = self.desk.sell(
             scenario,
             number=number,
             quantity=quantity,
             recipient=mobile if area == "+86" else area + mobile,
-            charged=scenario.unit_cost * quantity,
+            charged=self.desk.price(scenario) * quantity,
             name_order=_order_number,
-            details={"payType": str(pay_type), "userId": str(10_000_000 + len(self.desk.book.orders))},
+            details={"payType": str(pay_type), "userId": _user_id(area + mobile)},
         )
-        garbled = scenario.behaviour.garbled
-        if garbled:
-            return Verdict(self._failure(RefusedError(garbled.code, garbled.text)), number, order=order)
         return Verdict(self._success(_created(order)), number, order=order)
+
+    def _trouble_tokens(self, scenario: Scenario, number: str) -> None:
+        """What becomes of everybody's tokens when a number first comes, where the scenario says so."""
+        if self.desk.book.requests[number]:
+            return
+        match scenario.behaviour.extra.get("tokens"):
+            case "expired" | "expired-200" as how:
+                self.desk.tokens.expire()
+                raise RefusedError("100003", _EXPIRED, 200 if how == "expired-200" else None)
+            case "forgotten":
+                self.desk.tokens.forget()
+                raise RefusedError("100002", "非法的access_token")
+            case "rotated":
+                # Another process of the same app fetched one.
+                self._issue()
 
     async def _detail(self, request: web.Request) -> web.Response:
         return self._answer(request, await request.read(), self._found)
@@ -222,9 +217,9 @@ class Dushu:
     def _found(self, body: bytes, content_type: str) -> object:
         number = _trade_no(_members(body, content_type))
         order = next(iter(self.desk.book.under(number)), None)
-        if order is None:
+        if order is None or self.desk.book.requests[number] < order.scenario.behaviour.extra.get("known_from", 0):
             raise RefusedError("0006", "订单不存在")
-        detail = {
+        detail: dict[str, Any] = {
             **_created(order),
             "orderStatus": order.state,
             "createTime": int(order.accepted_at * 1000),
@@ -235,8 +230,9 @@ class Dushu:
             "productName": order.scenario.title,
             "payType": order.details["payType"],
         }
+        entry = order.stage.entry
         self.desk.look(order)
-        return detail
+        return entry(detail) if entry else detail
 
     async def _list(self, request: web.Request) -> web.Response:
         return self._answer(request, await request.read(), self._products)
@@ -249,13 +245,29 @@ class Dushu:
             {
                 "productNo": int(scenario.product),
                 "productName": scenario.title,
-                "price": int(scenario.unit_cost),
-                "vipValue": 1,
-                "vipUnit": 1,
+                "price": _number(self.desk.price(scenario)),
+                "vipValue": scenario.behaviour.extra["vip"][0],
+                "vipUnit": int(scenario.behaviour.extra["vip"][1]),
                 "remark": scenario.description,
             }
-            for scenario in SCENARIOS
+            for scenario in goods.SCENARIOS
         ]
+
+    def _notify(self, order: Order, name: str) -> Callback | None:
+        """Notices that the platform never sent, posted to where callbacks of this account would go."""
+        states = {"complete": "COMPLETE", "failed": "FAILED", "new": "NEW", "form": "COMPLETE"}
+        if name not in states and name != "unknown-number":
+            return None
+        number = "DS202401010001" if name == "unknown-number" else order.number
+        fields = {"tradeNo": number, "orderNumber": order.supplier_number, "orderStatus": states.get(name, "COMPLETE")}
+        as_form = name == "form"
+        return Callback(
+            url=f"{self._settings.callback_url.rpartition('/')[0]}/{KIND}",
+            body=urlencode(fields).encode() if as_form else json.dumps(fields).encode(),
+            content_type=FORM if as_form else JSON,
+            gaps=(),
+            accepts=lambda _: True,
+        )
 
     def _answer(self, request: web.Request, body: bytes, answer: Callable[[bytes, str], object]) -> web.Response:
         """Any call but create."""
@@ -278,10 +290,26 @@ class Dushu:
             "systemMsg": "服务调用失败！",
             **self._time(),
         }
-        return reply(body, _GATEWAY_STATUS.get(error.status, 200))
+        return reply(body, error.http)
+
+    def _refusal(self, refusal: Refusal) -> web.Response:
+        return self._failure(RefusedError(refusal.code or "9999", refusal.text))
 
     def _time(self) -> dict[str, int]:
         return {"systemTime": int(self.desk.clock() * 1000)}
+
+
+def _codes(response: web.Response) -> Iterable[str]:
+    """`status` of the envelope, `error` of the token call, the state of the order in the data, and the HTTP status."""
+    members = envelope(response)
+    data = members.get("data")
+    states = [str(data["orderStatus"])] if isinstance(data, dict) and "orderStatus" in data else []
+    codes = [str(members[name]) for name in ("status", "error") if name in members]
+    return [*codes, *states, f"HTTP {response.status}"]
+
+
+def _address_refused() -> RefusedError:
+    return RefusedError("100012", "IP不在白名单")
 
 
 def _members(body: bytes, content_type: str) -> dict[str, object]:
@@ -303,6 +331,16 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _number(amount: Decimal) -> int | float:
+    """A whole number where it is one, as in the page's samples."""
+    return int(amount) if amount == int(amount) else float(amount)
+
+
+def _user_id(phone: str) -> str:
+    """The member's number: always the same for one phone number, made when that comes first."""
+    return str(10_000_000 + zlib.crc32(phone.encode()) % 90_000_000)
+
+
 def _order_number(press: Press) -> str:
     """19 digits, beyond what a double can hold and inside 64 bits."""
     return f"1717{press.digits(15)}"
@@ -318,3 +356,16 @@ def _jwt(claims: dict[str, object]) -> str:
 
 def _created(order: Order) -> dict[str, object]:
     return {"orderNumber": int(order.supplier_number), "tradeNo": order.number}
+
+
+SHOP: Final = Shop(
+    title="Dushu 樊登读书",
+    open=Dushu,
+    account={"appid": APPID, "appsecret": APPSECRET, "pay_type": PAY_TYPE},
+    scenarios=goods.SCENARIOS,
+    behaviours=goods.BEHAVIOURS,
+    codes=goods.CODES,
+    left_open=goods.OPEN,
+    max_units=MAX_UNITS,
+    exact_cost=True,
+)

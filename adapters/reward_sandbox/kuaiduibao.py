@@ -1,4 +1,4 @@
-"""Kuaiduibao: token, create order, signed callback. Nothing can be queried.
+"""Kuaiduibao: token, create order, signed callback. Nothing can be queried, unless the supplier grants it.
 
 Create (form or JSON, the create-order page names neither):
     access_token, out_trade_no (<= 36), product_no (int, <= 10 digits), receive_no (<= 20, optional)
@@ -6,12 +6,14 @@ Create (form or JSON, the create-order page names neither):
     -> {"code": 1, "msg": "…", "data": null, "extra": null}
 Callback (callback page), form: status_code, order_no, out_trade_no, _sign
     <- {"status": 1, "message": "…", "_sign": "…"}, signed like the callback (signature page).
+Order query (on no page; for apps that were granted one): access_token, out_trade_no
+    -> {"code": 0, "data": {"order_no": "…", "out_trade_no": "…", "status": 1, "cards": [{…}]}, "extra": null}
 """
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlencode
 
@@ -20,14 +22,29 @@ from aiohttp import web
 from reward_sandbox.books import Order
 from reward_sandbox.callbacks import Callback
 from reward_sandbox.desk import Desk, Verdict
-from reward_sandbox.mint import CANARY, Press
-from reward_sandbox.scenario import Answer, Behaviour, Card, Scenario, Stage
+from reward_sandbox.faults import Call, Refusal
+from reward_sandbox.scenario import GENUINE, Scenario
+from reward_sandbox.scenarios import kuaiduibao as goods
+from reward_sandbox.scenarios.kuaiduibao import SCENARIOS
 from reward_sandbox.settings import SandboxSettings
-from reward_sandbox.wire import FORM, JSON, MalformedError, form_fields, json_object, recipient_fits, reply, whole
+from reward_sandbox.shops import Shop
+from reward_sandbox.wire import (
+    FORM,
+    JSON,
+    MalformedError,
+    envelope,
+    form_fields,
+    json_object,
+    recipient_fits,
+    reply,
+    whole,
+)
 
 KIND: Final = "kuaiduibao"
 APP_ID: Final = "20160711"
 APP_SECRET: Final = "sandbox-kuaiduibao-secret-012345"  # noqa: S105 - String(32) by the token page
+QUERY_PATH: Final = "/service/order/query"
+"""On no page: an address like those of the other calls."""
 MAX_UNITS: Final = 1
 """The create call has no quantity."""
 CALLBACK_GAPS: Final = (15.0, 15.0, 30.0, 180.0, 1800.0, 1800.0, 1800.0, 1800.0, 3600.0)
@@ -35,111 +52,9 @@ CALLBACK_GAPS: Final = (15.0, 15.0, 30.0, 180.0, 1800.0, 1800.0, 1800.0, 1800.0,
 CALLBACK_TIMEOUT: Final = 30.0
 """Printed for the points-deduction call."""
 
+_OTHER_SECRET: Final = "sandbox-somebody-elses-secret-01"  # noqa: S105 - signs forgeries
+
 _INT_FIELDS: Final = frozenset({"app_id", "product_no"})
-
-
-def _coupon(press: Press) -> Card:
-    """A fixed code: `card_pws` is empty and the number is all there is."""
-    return {
-        "card_no": CANARY + press.digits(11),
-        "card_pws": "",
-        "link": f"http://url.cn/{CANARY}{press.code(7)}",
-        "start_time": "03/11/2026",
-        "expire_time": "07/31/2029",
-    }
-
-
-def _card(press: Press) -> Card:
-    return {"card_no": f"JDV{CANARY}{press.digits(13)}", "card_pws": press.groups(4), "expire_time": "04/28/2029"}
-
-
-def _card_pwd(press: Press) -> Card:
-    """One sample of the create-order page spells the password `card_pwd`, against its own table."""
-    return {"card_no": f"g{CANARY}{press.digits(9)}", "card_pwd": f"f{CANARY}{press.digits(8)}"}
-
-
-_ONCE: Final = (Stage("delivered", cards=True, outcome="delivered"),)
-_LATER: Final = (Stage("accepted"), Stage("recharged", notify=True, outcome="delivered"))
-
-SCENARIOS: Final = (
-    Scenario(
-        name="coupon",
-        product="10001",
-        title="快兑宝 优惠券 30元",
-        description="one coupon at once: fixed code, empty card_pws, link, both dates as m/d/Y",
-        kind="coupon",
-        face_value=Decimal("30.00"),
-        unit_price=Decimal("27.00"),
-        recipient="none",
-        behaviour=Behaviour(_ONCE, _coupon),
-    ),
-    Scenario(
-        name="card",
-        product="10002",
-        title="快兑宝 京东E卡 100元",
-        description="one card at once: card_no, card_pws, expire_time as m/d/Y",
-        kind="card",
-        face_value=Decimal("100.00"),
-        unit_price=Decimal("98.50"),
-        recipient="none",
-        behaviour=Behaviour(_ONCE, _card),
-    ),
-    Scenario(
-        name="card-pwd",
-        product="10003",
-        title="快兑宝 移动充值卡 100元",
-        description="one card at once, password under card_pwd instead of card_pws, no dates",
-        kind="card",
-        face_value=Decimal("100.00"),
-        unit_price=Decimal("99.00"),
-        recipient="none",
-        behaviour=Behaviour(_ONCE, _card_pwd),
-    ),
-    Scenario(
-        name="topup",
-        product="10004",
-        title="快兑宝 话费直充 50元",
-        description="order_no only; the callback with status_code 1 comes a step later",
-        kind="topup",
-        face_value=Decimal("50.00"),
-        unit_price=Decimal("49.50"),
-        recipient="phone",
-        behaviour=Behaviour(_LATER),
-    ),
-    Scenario(
-        name="out-of-stock",
-        product="10005",
-        title="快兑宝 京东E卡 200元（缺货）",
-        description="refused with code 1, nothing is booked",
-        kind="card",
-        face_value=Decimal("200.00"),
-        unit_price=Decimal("197.00"),
-        recipient="none",
-        behaviour=Behaviour(_ONCE, _card, stock=0),
-    ),
-    Scenario(
-        name="topup-silent",
-        product="10006",
-        title="快兑宝 话费直充 100元（超时）",
-        description="accepted and charged, the answer never comes; the callback does",
-        kind="topup",
-        face_value=Decimal("100.00"),
-        unit_price=Decimal("99.00"),
-        recipient="phone",
-        behaviour=Behaviour(_LATER, answer=Answer.NEVER),
-    ),
-    Scenario(
-        name="card-lost",
-        product="10007",
-        title="快兑宝 京东E卡 500元（丢失）",
-        description="accepted and charged, no answer, no callback: nothing ever tells what became of it",
-        kind="card",
-        face_value=Decimal("500.00"),
-        unit_price=Decimal("492.00"),
-        recipient="none",
-        behaviour=Behaviour(_ONCE, _card, answer=Answer.NEVER),
-    ),
-)
 
 
 def signature(fields: Mapping[str, str], secret: str) -> str:
@@ -169,14 +84,15 @@ class Kuaiduibao:
     """The Kuaiduibao gateway."""
 
     def __init__(self, settings: SandboxSettings) -> None:
-        self.desk = Desk(KIND, SCENARIOS, settings, self._notify)
+        self.desk = Desk(KIND, SCENARIOS, settings, refuse=_refusal, codes=_codes, notify=self._notify)
         self._settings = settings
 
-    def routes(self) -> Sequence[web.RouteDef]:
+    def routes(self) -> Sequence[tuple[Call, web.RouteDef]]:
         return (
-            web.post("/o-auth2/app/access-token", self._token),
-            web.post("/service/order/create", self._create),
-            web.post("/api/basic/ip", self._ip),
+            ("token", web.post("/o-auth2/app/access-token", self._token)),
+            ("create", web.post("/service/order/create", self._create)),
+            ("query", web.post(QUERY_PATH, self._query)),
+            ("products", web.post("/api/basic/ip", self._ip)),
         )
 
     async def _token(self, request: web.Request) -> web.Response:
@@ -188,7 +104,7 @@ class Kuaiduibao:
             return reply({"error": "invalid_client", "error_description": "app_id or app_secret is wrong"}, 401)
         tokens = self.desk.tokens
         token = hashlib.sha1(f"{self._settings.seed}/{self.desk.clock()}/{tokens.issued}".encode()).hexdigest()
-        tokens.issue(token, older_live_for=0.0 if self._settings.old_token_dies else None)
+        tokens.issue(token, older_live_for=0.0 if self.desk.mode("old_tokens") == "die" else None)
         lifetime = int(tokens.lifetime)
         return reply({"access_token": token, "expires_in": lifetime, "token_type": "Bearer", "scope": True})
 
@@ -211,17 +127,17 @@ class Kuaiduibao:
             return _refused(number, "参数错误：product_no")
         if len(recipient) > 20:
             return _refused(number, "参数错误：receive_no")
-        previous = self.desk.repeated(number)
-        if previous and self._settings.duplicates == "replay":
+        scenario = self.desk.chosen(product, recipient)
+        previous = self.desk.repeated(number, scenario)
+        if previous and self.desk.mode("duplicates", scenario) == "replay":
             return Verdict(_accepted(previous), number, order=previous)
         if previous:
             return _refused(number, "商户订单号重复，请勿重复下单")
-        scenario = self.desk.scenarios.get(product)
         if scenario is None:
             return _refused(number, "商品不存在")
         if not recipient_fits(scenario.recipient, recipient):
             return _refused(number, "领取号码不正确")
-        match self.desk.shortage(scenario, 1, scenario.unit_cost):
+        match self.desk.shortage(scenario, 1, self.desk.price(scenario)):
             case "stock":
                 return _refused(number, "商品库存不足")
             case "balance":
@@ -231,10 +147,25 @@ class Kuaiduibao:
             number=number,
             quantity=1,
             recipient=recipient,
-            charged=scenario.unit_cost,
-            name_order=lambda press: f"TO{press.digits(16)}",
+            charged=self.desk.price(scenario),
+            name_order=lambda press: f"9{press.digits(19)}" if _numeric(scenario) else f"TO{press.digits(16)}",
         )
         return Verdict(_accepted(order), number, order=order)
+
+    async def _query(self, request: web.Request) -> web.Response:
+        try:
+            fields = _fields(await request.read(), request.content_type)
+        except MalformedError as error:
+            return _refused("", str(error)).response
+        if self.desk.tokens.check(fields.get("access_token", "")) != "good":
+            return reply({"error": "invalid_token", "error_description": "access_token is not valid"}, 401)
+        orders = self.desk.book.under(fields.get("out_trade_no", ""))
+        if not orders:
+            return _refusal(Refusal("100404", "订单不存在"))
+        order = orders[-1]
+        self.desk.look(order)
+        data = {**_told(order), "out_trade_no": order.number, "status": int(order.outcome == "delivered")}
+        return reply({"code": 0, "data": data, "extra": None})
 
     async def _ip(self, request: web.Request) -> web.Response:
         """The platform's own addresses, for an allow-list (server-address page)."""
@@ -246,20 +177,91 @@ class Kuaiduibao:
             return reply({"error": "invalid_token", "error_description": "access_token is not valid"}, 401)
         return reply({"code": 0, "data": ["127.0.0.1"], "extra": None})
 
-    def _notify(self, order: Order) -> Callback | None:
+    def _notify(self, order: Order, name: str) -> Callback | None:
         """To the address of the merchant console; none set, none sent."""
-        if not self._settings.callback_url:
+        if not self._settings.callback_url or name not in _NOTICES:
             return None
         fields = {"status_code": "1", "order_no": order.supplier_number, "out_trade_no": order.number}
-        fields["_sign"] = signature(fields, APP_SECRET)
+        body, content_type = _NOTICES[name](fields)
+        self.desk.codes_sent[f"status_code {2 if name == 'other-status' else 1}"] += 1
+        unheard = iter(CALLBACK_GAPS if name == "unheard" else ())
         return Callback(
             url=self._settings.callback_url,
-            body=urlencode(fields).encode(),
-            content_type=FORM,
-            gaps=CALLBACK_GAPS,
-            accepts=lambda answer: acknowledges(answer, APP_SECRET),
+            body=body,
+            content_type=content_type,
+            # Nobody who forges waits for an answer, and what isn't known here won't be known later.
+            gaps=() if name in _SENT_ONCE else CALLBACK_GAPS,
+            accepts=lambda answer: next(unheard, None) is None and acknowledges(answer, APP_SECRET),
             timeout=CALLBACK_TIMEOUT,
         )
+
+
+# --- Callbacks, by name -----------------------------------------------------------------------------------------------
+
+
+def _form(fields: Mapping[str, str]) -> tuple[bytes, str]:
+    return urlencode(fields).encode(), FORM
+
+
+def _json(fields: Mapping[str, object]) -> tuple[bytes, str]:
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(), JSON
+
+
+def _signed(fields: Mapping[str, str], secret: str = APP_SECRET, **changed: str) -> dict[str, str]:
+    """The fields, changed and then signed."""
+    fields = {**fields, **changed}
+    return {**fields, "_sign": signature(fields, secret)}
+
+
+def _upper_case(fields: Mapping[str, str]) -> dict[str, str]:
+    return {**_signed(fields), "_sign": signature(fields, APP_SECRET).upper()}
+
+
+def _altered(number: str) -> str:
+    """One character of it is another one."""
+    return number[:-1] + ("0" if number[-1] != "0" else "1")
+
+
+_NOTICES: Final[Mapping[str, Callable[[dict[str, str]], tuple[bytes, str]]]] = {
+    GENUINE: lambda fields: _form(_signed(fields)),
+    # The supplier hears no answer but the last.
+    "unheard": lambda fields: _form(_signed(fields)),
+    "json": lambda fields: _json(_signed(fields)),
+    "numeric-status": lambda fields: _json({**_signed(fields), "status_code": 1}),
+    "upper-case-sign": lambda fields: _form(_upper_case(fields)),
+    "signed-extra-field": lambda fields: _form(_signed(fields, remark="充值成功 100%")),
+    "other-status": lambda fields: _form(_signed(fields, status_code="2")),
+    "other-order": lambda fields: _form(_signed(fields, order_no=_altered(fields["order_no"]))),
+    "unknown-number": lambda fields: _form(_signed(fields, out_trade_no="NOBODYS-ORDER-000000000001")),
+    "no-number": lambda fields: _form(_signed(fields, out_trade_no="")),
+    "wrong-secret": lambda fields: _form(_signed(fields, _OTHER_SECRET)),
+    "missing-sign": _form,
+    "empty-sign": lambda fields: _form({**fields, "_sign": ""}),
+    "extra-field": lambda fields: _form({**_signed(fields), "remark": "unsigned"}),
+    "tampered-status": lambda fields: _form({**_signed(fields, status_code="2"), "status_code": "1"}),
+    "tampered-number": lambda fields: _form(
+        {**_signed(fields, out_trade_no=_altered(fields["out_trade_no"])), "out_trade_no": fields["out_trade_no"]}
+    ),
+    "field-twice": lambda fields: (urlencode([*_signed(fields).items(), ("status_code", "1")]).encode(), FORM),
+    "no-form": lambda _: (b"status_code", FORM),
+}
+_SENT_ONCE: Final = frozenset(
+    {
+        "unknown-number",
+        "no-number",
+        "wrong-secret",
+        "missing-sign",
+        "empty-sign",
+        "extra-field",
+        "tampered-status",
+        "tampered-number",
+        "field-twice",
+        "no-form",
+    }
+)
+
+
+# --- Reading and answering --------------------------------------------------------------------------------------------
 
 
 def _fields(body: bytes, content_type: str) -> dict[str, str]:
@@ -275,14 +277,50 @@ def _fields(body: bytes, content_type: str) -> dict[str, str]:
     return fields
 
 
+def _numeric(scenario: Scenario) -> bool:
+    """Whether the supplier's own number is told as a JSON number."""
+    return scenario.behaviour.extra.get("order_no") == "number"
+
+
+def _told(order: Order) -> dict[str, object]:
+    """`data` of an order: its number, and its cards once they are there."""
+    number = order.supplier_number
+    data: dict[str, object] = {"order_no": int(number) if _numeric(order.scenario) else number}
+    if order.delivered:
+        data["cards"] = order.delivered
+    return data
+
+
 def _accepted(order: Order) -> web.Response:
-    data: dict[str, object] = {"order_no": order.supplier_number}
-    if order.cards:
-        data["cards"] = order.cards
-    return reply({"code": 0, "data": data, "extra": None})
+    return reply({"code": 0, "data": _told(order), "extra": None})
 
 
 def _refused(number: str, text: str) -> Verdict:
     """Code 1: no page lists the failure codes of orders, the gateway's other calls use 1 for business failures."""
-    answer = reply({"code": 1, "msg": text, "data": None, "extra": None})
-    return Verdict(answer, number, refusal=f"1 {text}")
+    return Verdict(_refusal(Refusal("1", text)), number, refusal=f"1 {text}")
+
+
+def _refusal(refusal: Refusal) -> web.Response:
+    """HTTP 401 has an envelope of its own (token page)."""
+    if refusal.code == "401":
+        return reply({"error": "invalid_token", "error_description": refusal.text}, 401)
+    return reply({"code": int(refusal.code or 1), "msg": refusal.text, "data": None, "extra": None})
+
+
+def _codes(response: web.Response) -> Iterable[str]:
+    """`code` of the envelope, else the HTTP status."""
+    members = envelope(response)
+    return [str(members["code"])] if "code" in members else [f"HTTP {response.status}"]
+
+
+SHOP: Final = Shop(
+    title="Kuaiduibao 快兑宝",
+    open=Kuaiduibao,
+    account={"app_id": APP_ID, "app_secret": APP_SECRET},
+    scenarios=goods.SCENARIOS,
+    behaviours=goods.BEHAVIOURS,
+    codes=goods.CODES,
+    left_open=goods.OPEN,
+    max_units=MAX_UNITS,
+    unguarded=True,
+)

@@ -1,16 +1,38 @@
 """What can be set when the sandbox starts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal
-
-KINDS = ("kuaiduibao", "kaquan91_card", "kaquan91_recharge", "kasushou", "dushu")
+from typing import Final, Literal
 
 DuplicateMode = Literal["reject", "replay", "double"]
 SignMode = Literal["notify-only", "encode-all", "lenient"]
+OldTokens = Literal["live", "die"]
+CallbackFormat = Literal["json", "form"]
+NotFound = Literal["usual", "refused", "empty"]
+HttpStatus = Literal["200", "mirror"]
+SafePrice = Literal["unit", "total"]
+SignedForm = Literal["manual", "recursive", "ascii"]
+SiteClock = Literal["right", "fast"]
+AllowList = Literal["open", "others"]
+TokensLeft = Literal["usual", "none"]
+
+MODES: Final[Mapping[str, tuple[str, ...]]] = {
+    "duplicates": ("reject", "replay", "double"),
+    "sign_mode": ("notify-only", "encode-all", "lenient"),
+    "old_tokens": ("live", "die"),
+    "callback_format": ("json", "form"),
+    "not_found": ("usual", "refused", "empty"),
+    "http_status": ("200", "mirror"),
+    "safe_price": ("unit", "total"),
+    "signed_form": ("manual", "recursive", "ascii"),
+    "site_clock": ("right", "fast"),
+    "allow_list": ("open", "others"),
+    "tokens_left": ("usual", "none"),
+}
+"""What the suppliers' pages leave open: settings of the same names, which scenarios and the control API change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +52,7 @@ class SandboxSettings:
     """Factor on the suppliers' documented gaps between callback attempts; 0 repeats without a pause."""
     token_seconds: float = 7200.0
     """Lifetime of an access token (Kuaiduibao, Dushu)."""
-    old_token_dies: bool = False
+    old_tokens: OldTokens = "live"
     """Kuaiduibao only: whether a new token ends the older ones at once (undocumented, so both can be tried)."""
     seed: int = 1
     """Cards and supplier numbers follow from the seed and our order number alone."""
@@ -40,9 +62,26 @@ class SandboxSettings:
     """A number seen before: refused, answered again, or (the worst case) bought a second time."""
     sign_mode: SignMode = "notify-only"
     """Which of the two readings of 91's signing rule is checked, or either."""
-    kasushou_callback_form: bool = False
-    """Kasushou callbacks as form fields instead of JSON; the callback page does not say which."""
+    callback_format: CallbackFormat = "json"
+    """Kasushou callbacks as form fields or as JSON; the callback page does not say which."""
+    not_found: NotFound = "usual"
+    """91 and Kasushou: a look for an unknown number is refused with a text, or answered with nothing in the list."""
+    http_status: HttpStatus = "200"
+    """Kasushou: HTTP 200 whatever the envelope says, or a status equal to its code."""
+    safe_price: SafePrice = "unit"
+    """Kasushou: whether `safe_price` is compared with the price of one or of all."""
+    signed_form: SignedForm = "manual"
+    """Kasushou: whose spelling of a request the signature must cover; compatible sites sort inner keys, too, or escape
+    everything beyond ASCII."""
+    site_clock: SiteClock = "right"
+    """Kasushou: whether the site's clock is right or ten minutes ahead."""
+    allow_list: AllowList = "open"
+    """Kasushou, 91 and Dushu: whether the supplier answers every address or only others than the client's."""
+    tokens_left: TokensLeft = "usual"
+    """Dushu: whether a day's tokens are used up only after many, or at once; the page names no number."""
     state: Path | None = None
     """File that keeps books, tokens and orders in progress from run to run; it holds cards. None: nothing is kept."""
+    keepalive_seconds: float = 75.0
+    """How long an idle connection stays open."""
     clock: Callable[[], float] = time.time
     """Wall clock in Unix seconds: time stamps, clock windows, token expiry."""

@@ -15,7 +15,7 @@ from reward_sandbox.desk import Desk
 
 log = logging.getLogger("reward_sandbox")
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _PAUSE: Final = 0.3
 """Seconds between two saves, in which changes are gathered."""
 _SHARE: Final = 10

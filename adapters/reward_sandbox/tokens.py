@@ -30,6 +30,17 @@ class Tokens:
             return "unknown"
         return "good" if self._clock() < end else "expired"
 
+    def expire(self) -> int:
+        """End all tokens; returns how many were good."""
+        now = self._clock()
+        good = sum(end > now for end in self._ends.values())
+        self._ends = {token: min(end, now) for token, end in self._ends.items()}
+        return good
+
+    def forget(self) -> None:
+        """Know none of the tokens any more."""
+        self._ends.clear()
+
     def as_state(self) -> dict[str, object]:
         """What `restore` takes; tokens that ended long ago are left out."""
         longest = self._clock() - self.lifetime

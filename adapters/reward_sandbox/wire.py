@@ -35,6 +35,15 @@ def reply(payload: Mapping[str, object], status: int = 200) -> web.Response:
     )
 
 
+def envelope(response: web.Response) -> dict[str, object]:
+    """The members of an answer on its way out; empty for what is no JSON object any more."""
+    try:
+        members = json.loads(response.body if isinstance(response.body, bytes) else b"")
+    except ValueError:
+        return {}
+    return members if isinstance(members, dict) else {}
+
+
 def form_fields(body: bytes, content_type: str) -> dict[str, str]:
     """The fields of a form; a key given twice is refused, since the text that was signed would be ambiguous."""
     if content_type != FORM:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from reward_server.errors import PermissionDenied, Unauthenticated
+from reward_server.errors import Unauthenticated
 
 HASH_PREFIX = "sha256:"
 KEY_PREFIX = "rk_"
@@ -29,7 +29,7 @@ class Permission(StrEnum):
     READ_CARDS = "read_cards"
     """See the cards of its orders in full."""
     OPERATE = "operate"
-    """Read any client's order by its id, without cards."""
+    """See how the supplier accounts do, and read any client's order by its id, without cards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,6 @@ class Caller:
     def may(self, permission: Permission) -> bool:
         """Whether the caller has the permission."""
         return permission in self.permissions
-
-    def require(self, permission: Permission) -> None:
-        """Raises PermissionDenied when the caller lacks the permission."""
-        if permission not in self.permissions:
-            raise PermissionDenied(permission)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from reward_server.config import Address, GrpcSettings, Settings
 from reward_server.domain.ids import IdSource
 from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.engine import Engine
+from reward_server.engine.inquiries import Inquiries
 from reward_server.http import add_ops, callback_app
 from reward_server.hub import Hub
 from reward_server.metrics import Metrics
@@ -25,6 +26,7 @@ from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
 from reward_server.rpc.catalog_service import CatalogService
 from reward_server.rpc.interceptor import RpcInterceptor
+from reward_server.rpc.operator_service import OperatorService
 from reward_server.rpc.reward_service import RewardService
 from reward_server.rpc.server import TlsFiles, build_server
 from reward_server.rpc.streaming import StreamParts
@@ -83,7 +85,10 @@ class App:
             retention_days=settings.stream.retention_days,
             clock=self._clock,
         )
-        self._background = [asyncio.create_task(work) for work in (self._watch_store(), pruner.run())]
+        work = (self._watch_store(), pruner.run(), self.inquiries.keep_balances(), self.inquiries.keep_forms())
+        self._background = [asyncio.create_task(each) for each in work]
+        for task in self._background:
+            task.add_done_callback(self._background_ended)
         self._ready = ""
         log.info(
             "ready",
@@ -103,6 +108,7 @@ class App:
             name: Account(
                 AccountPlan(
                     name=name,
+                    adapter=account.adapter,
                     traits=account.traits,
                     max_in_flight=account.max_in_flight,
                     answer_patience=account.answer_patience,
@@ -127,6 +133,7 @@ class App:
             metrics=self.metrics,
         )
         self.engine.on_failure(self._task_failed)
+        self.inquiries = Inquiries(accounts, catalogue, clock=self._clock, metrics=self.metrics)
         tokens = Tokens(await vault.secret(RESUME_KEY))
         cards = CardReader(self.store, vault)
         self.hub = Hub(self.store, UpdateEncoder(cards, tokens))
@@ -141,10 +148,11 @@ class App:
                     self.engine, parts, default_heartbeat=float(settings.stream.heartbeat_seconds)
                 ),
                 catalog_service=CatalogService(catalogue, self.engine, tokens),
+                operator_service=OperatorService(self.inquiries, self.store, vault.system, tokens),
                 interceptor=RpcInterceptor(Access(settings.clients), self.metrics, grpc.max_message_bytes),
                 hub=self.hub,
                 max_message_bytes=grpc.max_message_bytes,
-                reflection=grpc.bind.is_loopback if grpc.reflection == "auto" else grpc.reflection,
+                reflection=grpc.serves_reflection,
                 tls=_tls(grpc),
             )
         except OSError as error:
@@ -175,12 +183,16 @@ class App:
         log.critical("the store failed: ending, so that a restart can recover from the disk")
         self.failed.set()
 
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._task_failed(error)
+
     def _task_failed(self, error: BaseException) -> None:
         if isinstance(error, StoreBroken):
             self.failed.set()
             return
         self.metrics.alert("defect")
-        log.error("a task of the engine failed", exc_info=error)
+        log.error("a task failed", exc_info=error)
 
     async def drain(self) -> None:
         """Takes no new orders, ends the streams with their resume tokens, and waits for what is being sent."""
@@ -201,6 +213,8 @@ class App:
             await self.rpc.stop(0)
         for runner in self._runners:
             await runner.cleanup()
+        if hasattr(self, "inquiries"):
+            await self.inquiries.close()
         if hasattr(self, "engine"):
             await self.engine.close()
         with contextlib.suppress(StoreError):

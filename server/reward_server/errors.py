@@ -6,6 +6,7 @@
   + PermissionDenied        a permission is missing
     - CardsNotPermitted     the one to read cards
   + OrderNotFound           no such order of this client
+  + OrderNotCancellable     it has ended, other than by a cancel
   + ProductNotFound
   + ClientOrderIdReused     the same client_order_id with other content
   + ProductNotOrderable     no supplier account can be used now
@@ -15,10 +16,14 @@
   + LogRewound              the server was restored from an older backup
   + MessageTooLarge         larger than the server takes
   + ReaderTooSlow           a stream's reader took too long
+  + SupplierNotFound        no supplier account of that name
+  + SupplierProductNotFound the supplier doesn't list it
+  + NotOfferedBySupplier    the supplier has no way to tell that
+  + SupplierUnavailable     the supplier doesn't answer an operator's question
   + ServerDraining          the server is shutting down
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from reward_adapters.money import Money
@@ -71,6 +76,15 @@ class OrderNotFound(RewardError):
     def __init__(self, order_id: str) -> None:
         self.order_id = order_id
         super().__init__(f"no order {order_id!r}")
+
+
+class OrderNotCancellable(RewardError):
+    """The order has ended, other than by a cancel."""
+
+    def __init__(self, order_id: str, state: str) -> None:
+        self.order_id = order_id
+        self.state = state
+        super().__init__(f"order {order_id} has ended already: it is {state}")
 
 
 class ProductNotFound(RewardError):
@@ -154,3 +168,38 @@ class ServerDraining(RewardError):
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__("the server is shutting down; reconnect with the last resume_token")
+
+
+class SupplierNotFound(RewardError):
+    """No supplier account of that name is configured."""
+
+    def __init__(self, supplier: str, known: Iterable[str]) -> None:
+        self.supplier = supplier
+        self.known = tuple(known)
+        super().__init__(f"no supplier account {supplier!r}; there are: {', '.join(self.known) or 'none'}")
+
+
+class SupplierProductNotFound(RewardError):
+    """The supplier doesn't list a product under that number."""
+
+    def __init__(self, supplier: str, product: str) -> None:
+        self.supplier = supplier
+        self.product = product
+        super().__init__(f"{supplier} doesn't list a product {product!r}")
+
+
+class NotOfferedBySupplier(RewardError):
+    """The supplier has no way to tell that."""
+
+    def __init__(self, supplier: str, what: str) -> None:
+        self.supplier = supplier
+        super().__init__(f"the supplier of account {supplier!r} doesn't offer {what}")
+
+
+class SupplierUnavailable(RewardError):
+    """The supplier doesn't answer a question, or not in a way that can be understood. Nothing was bought."""
+
+    def __init__(self, supplier: str, why: str, retry_after: float) -> None:
+        self.supplier = supplier
+        self.retry_after = retry_after
+        super().__init__(f"{supplier} doesn't answer the question: {why}")

@@ -5,7 +5,7 @@ of labels are few and ours: accounts, methods, states, never ids or anything tha
 """
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Generic, TypeVar
 
@@ -75,7 +75,7 @@ class Metrics:
         self._supplier_calls = _Labelled(
             Counter(
                 "reward_supplier_calls",
-                "Exchanges with suppliers (place, query, token, callback), by what came out.",
+                "Exchanges with suppliers, by what was asked and what came out.",
                 ["account", "operation", "result"],
                 registry=registry,
             )
@@ -100,6 +100,14 @@ class Metrics:
         )
         self._account_paused = _Labelled(
             Gauge("reward_account_paused", "1 while nothing is bought at the account.", ["account"], registry=registry)
+        )
+        self._supplier_balance = _Labelled(
+            Gauge(
+                "reward_supplier_balance_yuan",
+                "What is left of our deposit with a supplier, as last heard.",
+                ["account"],
+                registry=registry,
+            )
         )
         self._alerts = _Labelled(
             Counter("reward_alerts", "Things that an operator should look at, by kind.", ["kind"], registry=registry)
@@ -131,7 +139,7 @@ class Metrics:
             self._rpc_seconds(method).observe(seconds)
 
     def supplier_called(self, account: str, operation: str, result: str, seconds: float | None = None) -> None:
-        """An exchange ended; `operation` is place, query, token or callback, `result` the outcome's name."""
+        """An exchange ended; `result` is the outcome's name. The operations page lists the operations."""
         self._supplier_calls(account, operation, result).inc()
         if seconds is not None:
             self._supplier_seconds(account, operation).observe(seconds)
@@ -159,6 +167,10 @@ class Metrics:
         """An account was paused or resumed; called once at start too, so that the account is listed."""
         self._account_paused(account).set(paused)
 
+    def supplier_balance(self, account: str, yuan: float) -> None:
+        """A supplier told our balance."""
+        self._supplier_balance(account).set(yuan)
+
     def store_committed(self, batch: int) -> None:
         """The store committed `batch` writes at once."""
         self._store_commits.inc()
@@ -167,10 +179,6 @@ class Metrics:
     def alert(self, kind: str) -> None:
         """Something happened that an operator should look at; `kind` is one of a few fixed words."""
         self._alerts(kind).inc()
-
-    def gauge_from(self, name: str, help_: str, read: Callable[[], float]) -> None:
-        """Adds a gauge that is read when metrics are collected, as for the age of a queue."""
-        Gauge(name, help_, registry=self._registry).set_function(read)
 
     def render(self) -> bytes:
         """The text for Prometheus, of the type `CONTENT_TYPE`."""

@@ -19,9 +19,11 @@ from reward_adapters.contract import (
     Call,
     Callback,
     Context,
+    Dealer,
     Delivered,
     Doubt,
     HttpReply,
+    Listing,
     NotOffered,
     NotSent,
     NotSentCause,
@@ -32,7 +34,7 @@ from reward_adapters.contract import (
     RecipientKind,
     Refused,
     RefusedFor,
-    Supplier,
+    SupplierProduct,
     Token,
     Unclear,
 )
@@ -42,7 +44,7 @@ from reward_adapters.money import yuan
 APPID = "fd0cac7cd6726d211f"
 APPSECRET = "ca70d1f641c7fc2b3b9fd1fbaa87e646b83014a0"
 CONFIG = Config(base_url="https://dushu.example", appid=APPID, appsecret=APPSECRET, pay_type="2")
-SUPPLIER: Supplier = Dushu(CONFIG)
+SUPPLIER: Dealer = Dushu(CONFIG)
 CONTEXT = Context(now=datetime(2024, 1, 1, tzinfo=UTC), token="eyJ.token+/")
 PURCHASE = Purchase(
     number="DS202401010001",
@@ -251,14 +253,22 @@ def test_every_key_is_accepted_and_acts() -> None:
     assert isinstance(call, Call)
     assert urlsplit(call.request.url).path == "/detail"
     assert call.read(HttpReply(404, as_bytes(failure("0007")))) == {PURCHASE.number: Absent("code 0007")}
+    listing = Dushu(config).products(CONTEXT)
+    assert isinstance(listing, Call)
+    assert (urlsplit(listing.request.url).path, listing.request.body) == ("/list", b"{}")
+    assert VECTORS["D8"][1] in listing.request.url
     for key, value in (("empty_body_mode", "none"), ("gateway_http_status", {"2001": "gone"})):
         with pytest.raises(ValidationError):
             TypeAdapter(Config).validate_python({**ALL_KEYS, key: value})
 
 
-def test_there_are_no_callbacks() -> None:
-    """The supplier sends none, so whatever comes is not looked at."""
-    assert isinstance(SUPPLIER.read_callback(Callback(b'{"tradeNo":"DS202401010001"}')), NotOffered)
+def test_what_is_not_offered_is_named() -> None:
+    """The supplier sends no callbacks, so whatever comes is not looked at; nor does it cancel or keep a deposit."""
+    assert SUPPLIER.read_callback(Callback(b'{"tradeNo":"DS202401010001"}')) == NotOffered("callbacks")
+    assert SUPPLIER.cancel(PURCHASE, CONTEXT) == NotOffered("cancelling")
+    assert SUPPLIER.balance(CONTEXT) == NotOffered("a balance")
+    assert SUPPLIER.order_form("200000148", CONTEXT) == NotOffered("order forms")
+    assert SUPPLIER.traits.aftersale_watch == 0
 
 
 # --- Create answers ---------------------------------------------------------------------------------------------------
@@ -435,6 +445,102 @@ def test_amounts_are_compared_by_value(spelled: str) -> None:
     assert isinstance(looked(body), Delivered)
 
 
+@pytest.mark.parametrize("flag", [{"suceess": True}, {"success": True}, {"suceess": False}, {"success": False}, {}])
+def test_the_flag_decides_nothing(flag: dict[str, bool]) -> None:
+    """However it is spelled and whatever it says, the status decides."""
+    assert isinstance(said({"status": "0000", "data": ORDER, **flag}), Delivered)
+    assert isinstance(said({"status": "2001", "msg": "会期产品不存在", **flag}), Refused)
+    assert isinstance(looked({"status": "0006", **flag}), Absent)
+
+
+# --- Product list -----------------------------------------------------------------------------------------------------
+
+PRODUCTS: list[dict[str, object]] = [
+    {"productNo": 200000147, "productName": "半年卡", "price": 188, "vipValue": 6, "vipUnit": 2, "remark": ""},
+    {"productNo": 200000148, "productName": "年卡", "price": 365.5, "vipValue": 1, "vipUnit": 1, "remark": "热卖"},
+    {"productNo": "200000149", "productName": "体验卡", "price": "9.90", "vipValue": "7", "vipUnit": "3"},
+]
+READ = (
+    SupplierProduct(number="200000147", name="半年卡", price=yuan(188), details={"membership": "6 months"}),
+    SupplierProduct(
+        number="200000148", name="年卡", price=yuan("365.50"), details={"membership": "1 year", "remark": "热卖"}
+    ),
+    SupplierProduct(number="200000149", name="体验卡", price=yuan("9.90"), details={"membership": "7 days"}),
+)
+
+
+def question(call: Call[Any] | NotOffered) -> Call[Any]:
+    assert isinstance(call, Call)
+    return call
+
+
+def listed(answer: object, status: int = 200, page: int = 1) -> Any:
+    return question(SUPPLIER.products(CONTEXT, page=page)).read(HttpReply(status, as_bytes(answer)))
+
+
+def picked(answer: object, number: str = "200000148", status: int = 200) -> Any:
+    return question(SUPPLIER.product(number, CONTEXT)).read(HttpReply(status, as_bytes(answer)))
+
+
+def test_the_product_list_has_an_empty_body_that_is_signed() -> None:
+    """Vector D7, for the list and for one product alike."""
+    for call in (SUPPLIER.products(CONTEXT), SUPPLIER.product("200000148", CONTEXT)):
+        request = question(call).request
+        assert (request.safe_url, request.body) == ("https://dushu.example/vip/product/list", b"")
+        query = dict(parse_qsl(urlsplit(request.url).query))
+        assert query == {"appid": APPID, "sign": VECTORS["D7"][1], "access_token": "eyJ.token+/"}
+
+
+def test_products_are_read_and_picked() -> None:
+    """Whole and broken prices, numbers and texts, years, months and days."""
+    assert listed(success(PRODUCTS)) == listed(success({"list": PRODUCTS})) == Listing(products=READ)
+    assert listed(success([*PRODUCTS, None, {"productNo": "x"}])) == Listing(products=READ)
+    assert [picked(success(PRODUCTS), product.number) for product in READ] == list(READ)
+    assert picked(success(PRODUCTS), "200000150") == Absent("not in the list")
+    strange: dict[str, object] = {"productNo": 1, "productName": None, "price": "", "vipValue": [], "vipUnit": 9}
+    assert picked(success([strange]), "1") == SupplierProduct(number="1", name="")
+
+
+def test_all_products_stand_on_the_first_page() -> None:
+    """There are no pages: a second one is empty."""
+    assert listed(success(PRODUCTS), page=2) == Listing(products=())
+    assert isinstance(listed(b"", page=2), Unclear)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"<html>",
+        [],
+        {},
+        success(None),
+        success({}),
+        success("x"),
+        success([None]),
+        success([{}]),
+        failure("9999"),
+        failure("200001"),
+        {**success(PRODUCTS), "status": 0},
+        {"data": PRODUCTS},
+    ],
+)
+def test_a_list_that_is_not_understood_is_unclear(answer: object) -> None:
+    """Only the text "0000" is success, and a list without a readable product isn't an empty one."""
+    assert isinstance(listed(answer), Unclear)
+    assert isinstance(picked(answer), Unclear)
+    assert isinstance(listed(success(PRODUCTS), status=502), Unclear)
+
+
+def test_the_gateway_refuses_questions_like_orders() -> None:
+    """Token, configuration and rate are read the same everywhere."""
+    for ask in (listed, picked):
+        assert ask(failure("100003")).cause is NotSentCause.TOKEN_REFUSED
+        assert ask(b"", status=401).cause is NotSentCause.TOKEN_REFUSED
+        assert ask(failure("100012")).cause is NotSentCause.CONFIGURATION
+        assert ask(b"", status=429).cause is NotSentCause.RATE_LIMITED
+
+
 # --- Token ------------------------------------------------------------------------------------------------------------
 
 
@@ -490,7 +596,8 @@ JSON_VALUES = st.recursive(
 ANSWERS = JSON_VALUES | st.fixed_dictionaries(
     {
         "status": st.sampled_from(["0000", "2001", "0006"]) | JSON_VALUES,
-        "data": st.dictionaries(st.sampled_from(sorted(ORDER)), JSON_VALUES),
+        "data": st.dictionaries(st.sampled_from(sorted(ORDER)), JSON_VALUES)
+        | st.lists(st.dictionaries(st.sampled_from(sorted(PRODUCTS[0])), JSON_VALUES | st.integers(1, 3))),
     }
 )
 
@@ -503,3 +610,6 @@ def test_no_answer_raises_or_delivers_by_accident(body: bytes, answer: Any, stat
             if isinstance(outcome, Delivered):
                 assert (answer["status"], status, outcome.cards) == ("0000", 200, ())
         token_answer(posted, status)
+        assert isinstance(listed(posted, status), Listing | NotSent | Unclear)
+        product = picked(posted, "2", status)
+        assert isinstance(product, Absent | NotSent | Unclear) or product.number == "2"

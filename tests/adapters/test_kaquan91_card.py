@@ -17,14 +17,17 @@ from reward_adapters import kaquan91_card, load_adapter
 from reward_adapters.contract import (
     Absent,
     Accepted,
+    AfterSale,
     Call,
     Callback,
     Card,
     CardKind,
     Context,
+    Dealer,
     Delivered,
     Doubt,
     HttpReply,
+    Listing,
     NotOffered,
     NotSent,
     NotSentCause,
@@ -34,7 +37,7 @@ from reward_adapters.contract import (
     Refunded,
     Refused,
     RefusedFor,
-    Supplier,
+    SupplierProduct,
     Unclear,
 )
 from reward_adapters.money import Money, yuan
@@ -42,7 +45,7 @@ from reward_adapters.money import Money, yuan
 SECRET = "HJH546HKDHK"
 ZONE = ZoneInfo("Asia/Shanghai")
 NOW = Context(now=datetime(2024, 1, 1, tzinfo=UTC))
-SUPPLIER: Supplier = kaquan91_card.Kaquan91Card(
+SUPPLIER: Dealer = kaquan91_card.Kaquan91Card(
     kaquan91_card.Config(base_url="http://gateway.example/", appid="10000", appsecret=SECRET)
 )
 PURCHASE = Purchase(
@@ -204,7 +207,7 @@ def test_a_silent_offer_buys_the_shortest_warranty() -> None:
     assert dict(parse_qsl(body.decode()))["auto_confirm_hour"] == "10"
 
 
-def account(**keys: Any) -> Supplier:
+def account(**keys: Any) -> Dealer:
     known = {"base_url": "http://gateway.example/", "appid": "10000", "appsecret": SECRET}
     return kaquan91_card.Kaquan91Card(TypeAdapter(kaquan91_card.Config).validate_python({**known, **keys}))
 
@@ -297,10 +300,12 @@ def test_keys_that_contradict_the_design_are_refused(wrong: dict[str, Any]) -> N
         account(**wrong)
 
 
-def test_cards_offer_neither_callbacks_nor_tokens() -> None:
+def test_what_cards_do_not_offer_is_named() -> None:
     """A callback for a card order can't come from the supplier, so there is nothing to verify it with."""
-    assert isinstance(SUPPLIER.read_callback(Callback(body=b"status=3")), NotOffered)
-    assert isinstance(SUPPLIER.fetch_token(NOW), NotOffered)
+    assert SUPPLIER.read_callback(Callback(body=b"status=3")) == NotOffered("callbacks")
+    assert SUPPLIER.fetch_token(NOW) == NotOffered("access tokens")
+    assert SUPPLIER.cancel(PURCHASE, NOW) == NotOffered("cancelling")
+    assert SUPPLIER.order_form("184", NOW) == NotOffered("order forms")
 
 
 def test_the_configuration_is_closed_and_keeps_its_secret() -> None:
@@ -319,14 +324,17 @@ def test_the_configuration_is_closed_and_keeps_its_secret() -> None:
 
 def test_the_documented_sample_is_one_delivered_card() -> None:
     """The manual's own answer reads as its card, its cost and its payment number."""
-    assert placed(answer([ENTRY])) == Delivered(cards=(CARD,), cost=yuan("4.20"), supplier_reference=PAYMENT)
+    delivered = Delivered(cards=(CARD,), cost=yuan("4.20"), settled=True, supplier_reference=PAYMENT)
+    assert placed(answer([ENTRY])) == delivered
 
 
 def test_a_query_lists_the_same_card() -> None:
     """A query has everything in the entry and no payment number, which contradicts nothing."""
     entry = {**ENTRY, "card_id": "184", "create_time": OTHER["create_time"]}
     known = replace(PURCHASE, supplier_reference=PAYMENT)
-    assert found(reply({"code": 1, "result": [entry]}), known) == Delivered(cards=(CARD,), cost=yuan("4.20"))
+    assert found(reply({"code": 1, "result": [entry]}), known) == Delivered(
+        cards=(CARD,), cost=yuan("4.20"), settled=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +354,7 @@ def test_the_type_says_what_the_columns_mean(card_type: str, columns: tuple[str,
     """Each type's columns land where they belong, by the entry's type or else by the offer's."""
     entry = {"card_num": columns[0], "card_pass": columns[1], "status": 3}
     offer_knows = replace(PURCHASE, parameters=parameters(card_type=card_type))
-    assert placed(answer([entry]), offer_knows) == Delivered(cards=(card,), supplier_reference=PAYMENT)
+    assert placed(answer([entry]), offer_knows) == Delivered(cards=(card,), settled=True, supplier_reference=PAYMENT)
     other_offer = replace(PURCHASE, parameters=parameters(card_type=str((int(card_type) + 1) % 5)))
     for typed in ({**entry, "type": card_type}, {**entry, "type": int(card_type)}):
         outcome = placed(answer([typed]), other_offer)
@@ -392,6 +400,9 @@ def test_several_cards_keep_their_numbers_and_add_up() -> None:
         ((5,), 1, Delivered, 1, True),
         ((3, 3), 3, Delivered, 2, False),
         ((3, 6), 2, Delivered, 1, False),
+        ((6, 3), 1, Delivered, 1, True),
+        ((3, 3, 6), 2, Delivered, 2, True),
+        ((2, 6, 6), 2, Delivered, 1, False),
         ((3, 1), 2, Delivered, 1, False),
         ((3, 3, 3), 2, Delivered, 3, True),
         ((1,), 1, Accepted, 0, None),
@@ -410,9 +421,71 @@ def test_states_and_counts(
         outcome = read(answer(entries), replace(PURCHASE, quantity=quantity))
         assert type(outcome) is kind
         if isinstance(outcome, Delivered):
-            assert (len(outcome.cards), outcome.complete) == (cards, complete)
+            good = [card for card in outcome.cards if card.after_sale is not AfterSale.REVERSED]
+            assert (len(good), outcome.complete) == (cards, complete)
+            assert len(outcome.cards) - len(good) == states.count(6)
         if isinstance(outcome, Refunded):
             assert (outcome.amount, outcome.cost) == (None, yuan("8.40"))
+
+
+@pytest.mark.parametrize(
+    ("state", "after_sale", "warranted", "settled"),
+    [
+        (2, AfterSale.WARRANTY, True, False),
+        (3, None, False, True),
+        (4, AfterSale.DISPUTED, False, False),
+        (5, AfterSale.CLOSED_UNCLEAR, False, False),
+    ],
+)
+def test_what_becomes_of_a_delivered_card(
+    state: int, after_sale: AfterSale | None, warranted: bool, settled: bool
+) -> None:
+    """In every state the card stays what it is; only state 3 says that nothing more will come."""
+    for read in (placed, found):
+        (card,) = delivered(read(answer([{**ENTRY, "status": state}]))).cards
+        assert replace(card, after_sale=None, warranty_until=None) == CARD
+        assert (card.after_sale, card.warranty_until is not None) == (after_sale, warranted)
+        assert delivered(read(answer([{**ENTRY, "status": str(state)}]))).settled is settled
+
+
+def test_a_cancelled_card_among_others_is_told_by_its_number_alone() -> None:
+    """Nothing that redeems is kept of a cancelled card; the other cards stay, and its price is no part of the cost."""
+    two = replace(PURCHASE, quantity=2)
+    gone = {**ENTRY, "order_id": "20230002", "card_num": "SECRET-1", "card_pass": "SECRET-2", "status": 6}
+    stub = Card(kind=CardKind.NUMBER_AND_SECRET, supplier_card_number="20230002", after_sale=AfterSale.REVERSED)
+    outcome = delivered(found(answer([ENTRY, gone]), two))
+    assert (outcome.cards, outcome.complete, outcome.settled) == ((CARD, stub), False, False)
+    outcome = delivered(found(answer([gone, ENTRY])))
+    assert (outcome.cards, outcome.complete, outcome.cost, outcome.settled) == ((stub, CARD), True, yuan("4.20"), True)
+    typed = delivered(found(answer([ENTRY, {**gone, "type": 9}]))).cards[1]
+    assert typed == replace(stub, kind=CardKind.CODE)
+
+
+def test_a_cancelled_card_without_a_number_marks_nothing() -> None:
+    """A card that can't be told apart from the others can't be marked."""
+    gone = {"status": 6, "card_num": "11222", "card_pass": "77888"}
+    assert delivered(found(answer([ENTRY, gone]))).cards == (CARD,)
+
+
+def test_a_refund_needs_every_card_to_be_cancelled() -> None:
+    """One cancelled card that is listed twice isn't two; cards without numbers count one by one."""
+    two = replace(PURCHASE, quantity=2)
+    gone = {**ENTRY, "status": 6}
+    assert isinstance(found(answer([gone, gone]), two), Accepted)
+    assert isinstance(found(answer([gone, {**gone, "order_id": "2"}]), two), Refunded)
+    assert isinstance(found(answer([{"status": 6}, {"status": 6}]), two), Refunded)
+
+
+def test_a_card_that_is_good_and_cancelled_at_once_is_a_contradiction() -> None:
+    """The same number in two states tells nothing certain."""
+    outcome = found(answer([ENTRY, {**ENTRY, "status": 6}]))
+    assert isinstance(outcome, Unclear)
+    assert outcome.doubt is Doubt.CONTRADICTION
+
+
+def test_cards_are_watched_for_the_longest_warranty() -> None:
+    """48 hours, where a card doesn't say when its own warranty ends."""
+    assert SUPPLIER.traits.aftersale_watch == 48 * 3600.0
 
 
 def test_a_card_listed_twice_is_one_card() -> None:
@@ -455,6 +528,13 @@ def test_no_card_yet_is_accepted_by_the_purchase_and_absent_in_a_query() -> None
     """An empty list after buying means cards to come; an empty list for a number means that nobody knows it."""
     assert placed(answer([])) == Accepted(supplier_reference=PAYMENT, detail="no card yet")
     assert isinstance(found(reply({"code": 1, "msg": "", "result": []})), Absent)
+
+
+def test_late_cards_of_a_paid_purchase_are_waited_for() -> None:
+    """An empty list for a purchase whose payment number is known means late cards; a text still means absence."""
+    paid = replace(PURCHASE, supplier_reference=PAYMENT)
+    assert found(reply({"code": 1, "msg": "", "result": []}), paid) == Accepted(detail="no card yet")
+    assert found(reply({"code": 0, "msg": "订单不存在"}), paid) == Absent("订单不存在")
 
 
 @pytest.mark.parametrize(
@@ -573,6 +653,176 @@ def test_texts_that_prove_no_absence(message: str) -> None:
     assert isinstance(found(reply({"code": 0, "msg": message})), Unclear)
 
 
+# --- The deposit and the products -------------------------------------------------------------------------------------
+
+PRODUCT = {
+    "id": 184,
+    "pid": 7,
+    "name": "京东E卡",
+    "card_name": "京东E卡 100元",
+    "logo": "//img.example/184.png",
+    "num": 15,
+    "type": 1,
+    "typeName": "卡号和密码",
+    "auto_confirm_hour": [10, 12, 24, 48],
+    "priceList": [{"price": "98.60", "num": 5}, {"price": "98.5000", "num": 10}, {"price": ""}],
+}
+READ = SupplierProduct(
+    number="184",
+    name="京东E卡 100元",
+    price=yuan("98.50"),
+    stock=15,
+    details={
+        "card_type": "1",
+        "card_type_name": "卡号和密码",
+        "auto_confirm_hour": "10, 12, 24, 48",
+        "price_list": "98.50 (10 left), 98.60 (5 left)",
+    },
+)
+
+
+def asked(call: Call[Any] | NotOffered) -> Call[Any]:
+    assert isinstance(call, Call)
+    return call
+
+
+def listed(result: Any, page: int = 1) -> Any:
+    return asked(SUPPLIER.products(NOW, page=page)).read(reply({"code": 1, "msg": "", "result": result}))
+
+
+def shown(result: Any, number: str = "184") -> Any:
+    return asked(SUPPLIER.product(number, NOW)).read(reply({"code": 1, "msg": "", "result": result}))
+
+
+def test_questions_are_signed_without_their_paging() -> None:
+    """The deposit and the list are vector C4, one product is C5; the fields of paging stay out of the signed text."""
+    deposit = asked(SUPPLIER.balance(NOW)).request
+    assert deposit.url == "http://gateway.example/dcapi/queryCash"
+    assert deposit.body.decode() == f"appid=10000&sign={VECTORS[3][2]}"
+    page = asked(SUPPLIER.products(NOW, page=3)).request
+    assert page.url == "http://gateway.example/dcapi/card/queryCardList"
+    assert page.body.decode() == f"appid=10000&pageIndex=3&pageSize=50&sign={VECTORS[3][2]}"
+    detail = asked(SUPPLIER.product("184", NOW)).request
+    assert detail.url == "http://gateway.example/dcapi/card/queryCardDetail"
+    assert detail.body.decode() == f"appid=10000&card_id=184&sign={VECTORS[4][2]}"
+
+
+@pytest.mark.parametrize(
+    ("result", "left"),
+    [("348.70", yuan("348.70")), (348.7, yuan("348.70")), (0, Money(0)), ("-12.5", Money(-125_000))],
+)
+def test_the_deposit_is_yuan(result: object, left: Money) -> None:
+    """Text or number, and it may be less than nothing."""
+    assert asked(SUPPLIER.balance(NOW)).read(reply({"code": 1, "result": result})) == left
+
+
+@pytest.mark.parametrize("result", [None, "", "much", [], {}, True])
+def test_an_unreadable_deposit_is_unclear(result: object) -> None:
+    """No amount is made up."""
+    assert isinstance(asked(SUPPLIER.balance(NOW)).read(reply({"code": 1, "result": result})), Unclear)
+
+
+def test_a_product_tells_its_prices_and_its_hours_of_warranty() -> None:
+    """The lowest price counts, and an operator sees which `auto_confirm_hour` may be bought."""
+    assert shown(PRODUCT) == shown([PRODUCT]) == READ
+    assert listed([PRODUCT]) == Listing(products=(READ,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "price", "stock"),
+    [
+        ({"num": 0, "priceList": []}, None, 0),
+        ({"num": "0", "priceList": None}, None, 0),
+        ({"priceList": {}, "price": "4.2"}, yuan("4.20"), 15),
+        ({"priceList": [], "num": None, "current_price": 4.2, "current_price_num": "3"}, yuan("4.20"), 3),
+        ({"priceList": ["4.20"], "num": -1}, None, None),
+        ({"num": 1.5}, yuan("98.50"), None),
+    ],
+)
+def test_prices_and_stock_in_every_known_shape(changes: dict[str, Any], price: Money | None, stock: int | None) -> None:
+    """With nothing in stock the price list is empty, and numbers may come as text."""
+    product = shown({**PRODUCT, **changes})
+    assert (product.price, product.stock) == (price, stock)
+
+
+@pytest.mark.parametrize(
+    ("hours", "read"), [("10,12", "10,12"), (10, "10"), ("", None), (None, None), (["10", 24, None], "10, 24")]
+)
+def test_the_hours_of_warranty_in_every_likely_shape(hours: object, read: str | None) -> None:
+    """A list, a number and a text are all shown."""
+    assert shown({**PRODUCT, "auto_confirm_hour": hours}).details.get("auto_confirm_hour") == read
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        ({"name": "京东E卡", "card_name": ""}, "京东E卡"),
+        ({"name": None, "card_name": "100元"}, "100元"),
+        ({"name": "京东E卡", "card_name": "100元"}, "京东E卡 100元"),
+    ],
+)
+def test_a_product_has_the_name_that_tells_most(names: dict[str, Any], name: str) -> None:
+    """Brand and value may stand in one field or in two."""
+    assert shown({**PRODUCT, **names}).name == name
+
+
+def test_lists_in_every_known_shape() -> None:
+    """Bare, in groups, or inside an object: the products are the same, and unreadable ones are left out."""
+    other = {**PRODUCT, "id": "185"}
+    for result in (
+        [PRODUCT, other],
+        [{"id": 1, "name": "group", "list": [PRODUCT]}, {"id": 2, "list": [other]}],
+        {"list": [PRODUCT, other]},
+        {"data": [PRODUCT, None, {}, other]},
+        {"data": {"list": [PRODUCT, {"id": []}, other]}},
+    ):
+        assert [product.number for product in listed(result).products] == ["184", "185"]
+    assert listed([]) == Listing(products=())
+    assert listed([{"id": 1, "list": []}]) == Listing(products=())
+
+
+def test_a_full_page_may_have_a_next_one() -> None:
+    """The list tells by its length whether there is more, or by its total where it has one."""
+    fifty = [{**PRODUCT, "id": number} for number in range(1, 51)]
+    assert listed(fifty).more
+    assert not listed(fifty[:49]).more
+    assert not listed([*fifty, PRODUCT]).more  # it has no pages
+    assert listed({"list": fifty[:20], "total": "120"}, page=2).more
+    assert not listed({"list": fifty, "total": 100}, page=2).more
+
+
+@pytest.mark.parametrize("result", [None, "", "x", 7, {}, [None], [[PRODUCT]], {"list": [{}]}, [{"name": "x"}]])
+def test_a_list_that_is_not_understood_is_unclear(result: object) -> None:
+    """A list without a readable product isn't an empty one."""
+    assert isinstance(listed(result), Unclear)
+
+
+@pytest.mark.parametrize("result", [None, "", {}, {**PRODUCT, "id": 185}, [PRODUCT, PRODUCT], [None]])
+def test_another_product_than_the_one_asked_for_is_unclear(result: object) -> None:
+    """Nobody is told the price of something else."""
+    assert isinstance(shown(result), Unclear)
+
+
+def test_an_unknown_product_is_absent() -> None:
+    """By an empty list or by a text; a text about something else proves nothing."""
+    ask = asked(SUPPLIER.product("184", NOW))
+    assert shown([]) == Absent("an empty list")
+    assert ask.read(reply({"code": 0, "msg": "卡券产品不存在"})) == Absent("卡券产品不存在")
+    for text in ("系统繁忙，产品不存在", "查询失败", ""):
+        assert isinstance(ask.read(reply({"code": 0, "msg": text})), Unclear)
+
+
+def test_questions_that_are_refused_because_of_us_had_no_effect() -> None:
+    """Signature, address and rate: as everywhere else."""
+    for call in (SUPPLIER.balance(NOW), SUPPLIER.products(NOW), SUPPLIER.product("184", NOW)):
+        ask = asked(call)
+        assert ask.read(reply({"code": 0, "msg": "签名错误"})).cause is NotSentCause.CONFIGURATION
+        assert ask.read(reply(b"", status=401)).cause is NotSentCause.CONFIGURATION
+        assert ask.read(reply(b"", status=429)).cause is NotSentCause.RATE_LIMITED
+        assert isinstance(ask.read(reply({"code": 0, "msg": "暂无数据"})), Unclear)
+        assert isinstance(ask.read(reply(b"<html>", status=502)), Unclear)
+
+
 # --- Anything at all --------------------------------------------------------------------------------------------------
 
 VALUES = st.recursive(
@@ -580,7 +830,7 @@ VALUES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["code", "msg", "result", "other", *ENTRY, *OTHER, "type", "out_order_id"]),
+            st.sampled_from(["code", "msg", "result", "other", *ENTRY, *OTHER, "type", "out_order_id", *PRODUCT]),
             inner,
             max_size=8,
         )
@@ -594,6 +844,17 @@ def test_arbitrary_bytes_are_read_and_deliver_nothing(body: bytes, status: int) 
     """No bytes raise, and none that say no success are one."""
     for outcome in (placed(reply(body, status)), found(reply(body, status))):
         assert isinstance(outcome, Unclear | NotSent)
+    for call in (SUPPLIER.balance(NOW), SUPPLIER.products(NOW), SUPPLIER.product("184", NOW)):
+        assert isinstance(asked(call).read(reply(body, status)), Unclear | NotSent)
+
+
+@given(VALUES)
+def test_arbitrary_json_answers_every_question(result: Any) -> None:
+    """No shape raises, and a product that is shown is the one that was asked for."""
+    assert isinstance(listed(result), Listing | Unclear)
+    product = shown(result)
+    assert isinstance(product, Absent | Unclear) or product.number == "184"
+    assert isinstance(asked(SUPPLIER.balance(NOW)).read(reply({"code": 1, "result": result})), int | Unclear)
 
 
 @given(VALUES, VALUES)
@@ -603,8 +864,15 @@ def test_arbitrary_json_never_makes_a_card_up(result: Any, other: Any) -> None:
         raw = json.dumps(body)
         for outcome in (placed(reply(raw.encode())), found(reply(raw.encode()))):
             if isinstance(outcome, Delivered):
-                assert outcome.cards
-                for card in outcome.cards:
+                good = [card for card in outcome.cards if card.after_sale is not AfterSale.REVERSED]
+                assert good
+                for card in set(outcome.cards) - set(good):
+                    assert card == Card(
+                        kind=card.kind,
+                        supplier_card_number=card.supplier_card_number,
+                        after_sale=AfterSale.REVERSED,
+                    )
+                for card in good:
                     assert card.secret.strip() or card.link.strip() or card.qr_image_url.strip() or card.qr_content
                     for said in (card.number, card.secret, card.link, card.qr_image_url, card.qr_content):
                         assert json.dumps(said)[1:-1] in raw

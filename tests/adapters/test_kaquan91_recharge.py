@@ -19,13 +19,19 @@ from reward_adapters import kaquan91_recharge, load_adapter
 from reward_adapters.contract import (
     Absent,
     Accepted,
+    AfterSale,
     Call,
     Callback,
     CallbackRefused,
+    CancelAnswer,
+    Cancelled,
+    CancelRefused,
     Context,
+    Dealer,
     Delivered,
     Doubt,
     HttpReply,
+    Listing,
     Notice,
     NotOffered,
     NotSent,
@@ -38,7 +44,7 @@ from reward_adapters.contract import (
     Refunded,
     Refused,
     RefusedFor,
-    Supplier,
+    SupplierProduct,
     Unclear,
 )
 from reward_adapters.money import Money, yuan
@@ -165,7 +171,7 @@ VECTORS: list[tuple[str, tuple[str, ...], str, str, dict[str, str]]] = [
 ]
 
 
-def supplier(**changes: Any) -> Supplier:
+def supplier(**changes: Any) -> Dealer:
     return kaquan91_recharge.Kaquan91Recharge(replace(CONFIG, **changes))
 
 
@@ -382,8 +388,16 @@ def test_the_documented_sample_is_accepted() -> None:
         (2, Accepted(supplier_reference=REFERENCE, cost=yuan("12"))),
         (7, Accepted(supplier_reference=REFERENCE, cost=yuan("12"))),
         (3, Delivered(supplier_reference=REFERENCE, cost=yuan("12"))),
-        (4, Delivered(supplier_reference=REFERENCE, cost=yuan("12"))),
-        (5, Delivered(supplier_reference=REFERENCE, cost=yuan("12"), detail="in dispute")),
+        (4, Delivered(supplier_reference=REFERENCE, cost=yuan("12"), settled=True)),
+        (
+            5,
+            Delivered(
+                supplier_reference=REFERENCE,
+                cost=yuan("12"),
+                after_sale=AfterSale.DISPUTED,
+                detail="in dispute",
+            ),
+        ),
         (6, Refunded(cost=yuan("12"), detail="closed without a recharge")),
     ],
 )
@@ -451,7 +465,6 @@ def test_what_is_not_understood_is_unclear(answered: HttpReply) -> None:
         ("产品已下架", RefusedFor.PRODUCT),
         ("充值账号错误", RefusedFor.RECIPIENT),
         ("合作商订单号重复", RefusedFor.OTHER),
-        ("下单时间戳错误", RefusedFor.OTHER),
     ],
 )
 def test_a_failure_text_classifies_a_refusal_but_never_makes_it_certain(message: str, about: RefusedFor) -> None:
@@ -464,7 +477,7 @@ def test_a_failure_text_classifies_a_refusal_but_never_makes_it_certain(message:
 
 def test_failures_about_the_caller_and_about_the_number() -> None:
     """A refused signature or address had no effect; an unknown number is absent for a query only."""
-    for message in ("签名错误", "appid错误", "IP未登记"):
+    for message in ("签名错误", "appid错误", "IP未登记", "下单时间戳错误"):
         outcome = placed(reply({"code": 0, "msg": message}))
         assert isinstance(outcome, NotSent)
         assert outcome.cause is NotSentCause.CONFIGURATION
@@ -481,6 +494,197 @@ def test_a_recipient_in_a_failure_text_neither_shows_nor_misleads(account: str) 
     assert isinstance(outcome, Refused)
     assert outcome.about is RefusedFor.RECIPIENT
     assert account not in outcome.message
+
+
+# --- Cancel -----------------------------------------------------------------------------------------------------------
+
+DRAWN = {
+    "order_id": REFERENCE,
+    "out_order_id": "R202401010001",
+    "productId": "52",
+    "price": 930,
+    "productName": "话费",
+    "account": "13800138000",
+}
+
+
+def drawn(answered: HttpReply, purchase: Purchase = PURCHASE) -> CancelAnswer:
+    call = supplier().cancel(purchase, NOW)
+    assert isinstance(call, Call)
+    return call.read(answered)
+
+
+def taken_down(**changes: Any) -> HttpReply:
+    return reply({"code": 1, "msg": "下架成功", "result": {**DRAWN, **changes}})
+
+
+def test_a_cancel_names_our_number_alone() -> None:
+    """The request is vector R9 even when theirs is known, because theirs would win."""
+    call = supplier().cancel(replace(PURCHASE, supplier_reference=REFERENCE), NOW)
+    assert isinstance(call, Call)
+    assert call.request.url == "http://gateway.example/dcapi/drawOrder"
+    assert call.request.body.decode() == "appid=10000&out_order_id=R202401010001&sign=2851A1E7017F313827AB7127CAF03938"
+
+
+@pytest.mark.parametrize(
+    ("price", "refund"),
+    [
+        (930, yuan("9.30")),
+        ("930", yuan("9.30")),
+        (0, Money(0)),
+        ("9.30", None),
+        (9.3, None),
+        (-930, None),
+        (None, None),
+        ("", None),
+        (True, None),
+        ([930], None),
+        ("9" * 30, None),
+    ],
+)
+def test_a_cancelled_order_returns_whole_fen(price: object, refund: Money | None) -> None:
+    """930 is 9.30 yuan; what isn't whole fen leaves the refund open and the order cancelled."""
+    assert drawn(taken_down(price=price)) == Cancelled(refund=refund, detail="taken down")
+
+
+@pytest.mark.parametrize("message", ["订单状态不允许下架", "订单不存在", "订单充值中", ""])
+def test_an_order_that_cannot_be_cancelled_is_left_as_it_is(message: str) -> None:
+    """In any state but waiting the supplier answers code 0: no evidence about the order."""
+    assert drawn(reply({"code": 0, "msg": message})) == CancelRefused(detail=f"code 0: {message}")
+
+
+@pytest.mark.parametrize("account", ["ip", "13800138000"])
+def test_a_refused_cancel_tells_nobody_who_the_recipient_is(account: str) -> None:
+    """As in every text, the recipient is cut out before it is read or kept."""
+    purchase = replace(PURCHASE, recipient=Recipient(RecipientKind.ACCOUNT, account))
+    answer = drawn(reply({"code": 0, "msg": f"{account} 不可下架"}), purchase)
+    assert answer == CancelRefused(detail="code 0: *** 不可下架")
+
+
+@pytest.mark.parametrize("changes", [{"out_order_id": "R202401010002"}, {"order_id": "API2"}])
+def test_another_orders_cancel_is_a_contradiction(changes: dict[str, Any]) -> None:
+    """Something was taken down that wasn't ours: a person looks."""
+    answer = drawn(taken_down(**changes), replace(PURCHASE, supplier_reference=REFERENCE))
+    assert isinstance(answer, Unclear)
+    assert answer.doubt is Doubt.CONTRADICTION
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        reply(b""),
+        reply(b"<html></html>"),
+        reply([]),
+        reply({"code": 1, "msg": "下架成功"}),
+        reply({"code": 1, "result": None}),
+        reply({"code": 1, "result": REFERENCE}),
+        reply({"code": 1, "result": {"price": 930}}),
+        reply({"code": 0, "msg": "系统繁忙，请稍后再试"}),
+        reply({"code": 1, "result": DRAWN}, status=500),
+    ],
+)
+def test_a_cancel_that_is_not_understood_is_unclear(answered: HttpReply) -> None:
+    """Only a look tells what became of the order."""
+    answer = drawn(answered)
+    assert isinstance(answer, Unclear)
+    assert answer.doubt is None
+
+
+def test_a_cancel_that_is_refused_because_of_us_had_no_effect() -> None:
+    """Signature, address and rate: asked again later."""
+    for answered, cause in (
+        (reply({"code": 0, "msg": "签名错误"}), NotSentCause.CONFIGURATION),
+        (reply({"code": 0, "msg": "IP未登记"}), NotSentCause.CONFIGURATION),
+        (reply(b"", status=401), NotSentCause.CONFIGURATION),
+        (reply(b"", status=429), NotSentCause.RATE_LIMITED),
+    ):
+        answer = drawn(answered)
+        assert isinstance(answer, NotSent)
+        assert answer.cause is cause
+
+
+def test_a_success_is_watched_until_it_has_confirmed_itself() -> None:
+    """24 hours and an hour more."""
+    assert supplier().traits.aftersale_watch == 25 * 3600.0
+
+
+# --- The deposit and the products -------------------------------------------------------------------------------------
+
+PRODUCT = {
+    "id": "52",
+    "pid": 3,
+    "name": "中国移动",
+    "card_name": "话费 100元",
+    "price": "99.10",
+    "num": 0,
+    "avg": 3600,
+    "account_type": "手机号",
+    "recharge_type": 1,
+    "buy_remark": "客服电话 13800138000",
+}
+READ = SupplierProduct(
+    number="52",
+    name="中国移动 话费 100元",
+    price=yuan("99.10"),
+    stock=0,
+    on_sale=True,
+    details={
+        "average_seconds": "3600",
+        "account_type": "手机号",
+        "recharge_type": "1",
+        "buy_remark": "客服电话 ***",
+    },
+)
+
+
+def asked(call: Call[Any] | NotOffered) -> Call[Any]:
+    assert isinstance(call, Call)
+    return call
+
+
+def answered(call: Call[Any] | NotOffered, result: Any) -> Any:
+    return asked(call).read(reply({"code": 1, "msg": "", "result": result, "time": "1704067200"}))
+
+
+def test_questions_are_signed_without_their_paging() -> None:
+    """Paths, fields and signatures of the deposit, the list and one product."""
+    appid, paging = {"appid": "10000"}, {"pageIndex": "2", "pageSize": "50"}
+    for call, path, signed, unsigned in (
+        (supplier().balance(NOW), "/dcapi/queryCash", appid, {}),
+        (supplier().products(NOW, page=2), "/dcapi/queryCardList", appid, paging),
+        (supplier().product("52", NOW), "/dcapi/queryCardInfo", {**appid, "id": "52"}, {}),
+    ):
+        request = asked(call).request
+        assert request.url == f"http://gateway.example{path}"
+        sign = wire.sign(signed, SECRET)
+        assert dict(parse_qsl(request.body.decode())) == {**signed, **unsigned, "sign": sign}
+
+
+def test_deposit_products_and_product_are_read() -> None:
+    """As the manual's samples have them, bare or in groups."""
+    assert answered(supplier().balance(NOW), "348.70") == yuan("348.70")
+    assert answered(supplier().product("52", NOW), PRODUCT) == READ
+    for result in ([PRODUCT], [{"id": 1, "name": "x", "list": [PRODUCT]}], {"list": [PRODUCT], "total": 1}):
+        assert answered(supplier().products(NOW), result) == Listing(products=(READ,))
+    assert answered(supplier().product("52", NOW), []) == Absent("an empty list")
+    assert supplier().order_form("52", NOW) == NotOffered("order forms")
+    assert supplier().fetch_token(NOW) == NotOffered("access tokens")
+
+
+@pytest.mark.parametrize(
+    ("average", "on_sale"), [(0, False), (1, True), ("86400", True), (86401, False), (None, None), ("slow", None)]
+)
+def test_a_product_that_nobody_does_is_not_on_sale(average: object, on_sale: bool | None) -> None:
+    """An average of 0 means that no worker takes orders; one above a day that the supplier delists it."""
+    assert answered(supplier().product("52", NOW), {**PRODUCT, "avg": average}).on_sale is on_sale
+
+
+@pytest.mark.parametrize("result", [None, "", 7, {}, {"price": "1"}, {**PRODUCT, "id": "53"}, [None]])
+def test_questions_that_are_not_understood_are_unclear(result: object) -> None:
+    """Nothing is made up of an answer that shows something else."""
+    assert isinstance(answered(supplier().product("52", NOW), result), Unclear)
+    assert isinstance(asked(supplier().product("52", NOW)).read(reply({"code": 0, "msg": "查询失败"})), Unclear)
+    assert asked(supplier().products(NOW)).read(reply(b"", status=429)).cause is NotSentCause.RATE_LIMITED
 
 
 # --- Callbacks --------------------------------------------------------------------------------------------------------
@@ -551,7 +755,7 @@ VALUES = st.recursive(
     | st.sampled_from(list(ORDER.values())),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["code", "msg", "result", "other", *ORDER, "card_id"]), inner, max_size=7)
+        | st.dictionaries(st.sampled_from(["code", "msg", "result", "other", *ORDER, *PRODUCT]), inner, max_size=7)
     ),
     max_leaves=20,
 )
@@ -563,6 +767,9 @@ def test_arbitrary_bytes_are_read_and_prove_nothing(body: bytes, status: int) ->
     for outcome in (placed(reply(body, status)), found(reply(body, status))):
         assert isinstance(outcome, Unclear | NotSent)
     assert isinstance(call_back(body), CallbackRefused)
+    assert isinstance(drawn(reply(body, status)), Unclear | NotSent)
+    for call in (supplier().balance(NOW), supplier().products(NOW), supplier().product("52", NOW)):
+        assert isinstance(asked(call).read(reply(body, status)), Unclear | NotSent)
 
 
 @given(VALUES, VALUES)
@@ -571,6 +778,12 @@ def test_arbitrary_json_delivers_only_our_number(result: Any, other: Any) -> Non
     for body in ({"code": 1, "result": result, "other": other}, result):
         answered = reply(json.dumps(body).encode())
         assert not isinstance(placed(answered), Delivered | Refunded | Absent)
+        if isinstance(drawn(answered), Cancelled):
+            assert body["result"]["out_order_id"] == PURCHASE.number
+        asked(supplier().products(NOW)).read(answered)
+        asked(supplier().balance(NOW)).read(answered)
+        product = asked(supplier().product("52", NOW)).read(answered)
+        assert not isinstance(product, SupplierProduct) or product.number == "52"
         if isinstance(found(answered), Delivered | Refunded):
             said = body["result"]
             assert said["out_order_id"] == PURCHASE.number

@@ -20,12 +20,18 @@ from reward_adapters.contract import (
     Call,
     Callback,
     CallbackRefused,
+    CancelAnswer,
+    CancelRefused,
+    CancelTaken,
     Card,
     CardKind,
     Context,
+    Dealer,
     Delivered,
     Doubt,
+    FormEntry,
     HttpReply,
+    Listing,
     Notice,
     NotOffered,
     NotSent,
@@ -38,15 +44,15 @@ from reward_adapters.contract import (
     Refunded,
     Refused,
     RefusedFor,
-    Supplier,
+    SupplierProduct,
     Unclear,
 )
 from reward_adapters.kasushou import Config, Kasushou, callback_body, request_body, timed_body_sha1
-from reward_adapters.money import yuan
+from reward_adapters.money import Money, yuan
 
 APIKEY = "H0YnuPpcVtx7rQdMTbjN6932s5oDOqFa"
 CONFIG = Config(base_url="https://shop.example", user_id="10000", apikey=APIKEY)
-SUPPLIER: Supplier = Kasushou(CONFIG)
+SUPPLIER: Dealer = Kasushou(CONFIG)
 CONTEXT = Context(now=datetime.fromtimestamp(1704067200.456, UTC))
 CARD = Purchase(
     number="S202401010001",
@@ -261,6 +267,23 @@ def test_optional_fields_follow_the_account() -> None:
     assert members == {"external_orderno": "S202401010001", "id": 2909, "quantity": 3, "safe_price": "6.02"}
 
 
+@pytest.mark.parametrize(
+    ("limit", "quantity", "mode", "written"),
+    [
+        ("98.5099", 1, "unit", "98.50"),
+        ("98.5099", 3, "unit", "98.50"),
+        ("98.5099", 3, "total", "295.52"),
+        ("0.0050", 2, "total", "0.01"),
+        ("0.01", 1, "unit", "0.01"),
+    ],
+)
+def test_safe_price_is_the_limit_rounded_down(limit: str, quantity: int, mode: str, written: str) -> None:
+    """Of one unit or of all, and never above what may be paid."""
+    config = TypeAdapter(Config).validate_python({**vars(CONFIG), "safe_price_mode": mode})
+    purchase = replace(CARD, unit_limit=yuan(limit), quantity=quantity)
+    assert json.loads(placed(purchase, config).request.body)["safe_price"] == written
+
+
 def test_a_look_asks_for_several_numbers_without_look_back() -> None:
     """Numbers are joined by commas, and "0" days back finds orders of any age."""
     assert asked(CARD).request.body == S5.encode()
@@ -289,7 +312,7 @@ def test_secrets_do_not_print() -> None:
     """Neither the account nor a request shows its secret, and there is no token to show."""
     assert APIKEY not in repr(CONFIG)
     assert "10001" not in repr(placed(TOPUP).request)
-    assert isinstance(SUPPLIER.fetch_token(CONTEXT), NotOffered)
+    assert SUPPLIER.fetch_token(CONTEXT) == NotOffered("access tokens")
 
 
 def test_the_configuration_is_checked() -> None:
@@ -389,6 +412,8 @@ def test_http_statuses() -> None:
     """429 asks to wait and 401 refuses us; a status that contradicts the code leaves the outcome open."""
     limited = placed().read(HttpReply(429, b"", {"retry-after": "30"}))
     assert limited == NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429", retry_after=30.0)
+    look = asked(CARD).read(HttpReply(429, as_bytes({"code": 400, "msg": "x"}), {"retry-after": "30"}))
+    assert look == {CARD.number: limited}
     for outcome in (said(b"", status=401), looked(b"", status=401)):
         assert isinstance(outcome, NotSent)
         assert outcome.cause is NotSentCause.CONFIGURATION
@@ -494,6 +519,17 @@ def test_cards_are_read_in_every_known_shape(listed: list[object], cards: tuple[
     assert outcome == Delivered(cards=cards, cost=COST, supplier_reference=REFERENCE)
 
 
+def test_one_card_may_stand_there_without_its_list() -> None:
+    """An object in place of the list is one card."""
+    assert looked(listing({**ORDER, "card_list": {"card_no": "n1", "card_password": "p1"}})) == looked(listing(ORDER))
+
+
+@pytest.mark.parametrize("info", ["账号：10001", None, [{"n": "账号", "v": "10001", "k": "recharge_account", "t": 1}]])
+def test_what_was_submitted_may_come_back_in_any_shape(info: object) -> None:
+    """Nothing is read of it, so nothing of it can confuse."""
+    assert looked(listing({**ORDER, "recharge_info": info})) == looked(listing(ORDER))
+
+
 @pytest.mark.parametrize("listed", [None, [], "", {}])
 def test_done_without_cards_is_still_waiting(listed: object) -> None:
     """Cards may come after the state says done."""
@@ -507,7 +543,7 @@ def test_a_short_list_is_incomplete() -> None:
     assert outcome == Delivered(cards=(ONE_CARD,), complete=False, cost=COST, supplier_reference=REFERENCE)
 
 
-@pytest.mark.parametrize("listed", [[None], [{}], [""], ["a", {"card_no": []}], {"card_no": "a"}, "a", 7])
+@pytest.mark.parametrize("listed", [[None], [{}], [""], ["a", {"card_no": []}], {"0": {"card_no": "a"}}, "a", 7])
 def test_unreadable_cards_are_unclear(listed: object) -> None:
     """No part of a list that can't be read is delivered."""
     assert isinstance(looked(listing({**ORDER, "card_list": listed})), Unclear)
@@ -556,6 +592,270 @@ def test_two_orders_under_one_number_are_a_contradiction() -> None:
     for outcome in (looked(listing(ORDER, ORDER)), looked(listing(ORDER), renamed)):
         assert isinstance(outcome, Unclear)
         assert outcome.doubt is Doubt.CONTRADICTION
+
+
+# --- After success ----------------------------------------------------------------------------------------------------
+
+
+def test_delivered_orders_are_watched_for_a_week() -> None:
+    """A shop may take an order back after success: every 12 hours, for 7 days, and success says nothing final."""
+    assert (SUPPLIER.traits.aftersale_watch, SUPPLIER.traits.aftersale_every) == (7 * 86400.0, 12 * 3600.0)
+    outcome = looked(listing(ORDER))
+    assert isinstance(outcome, Delivered)
+    assert not outcome.settled
+
+
+# --- Cancel -----------------------------------------------------------------------------------------------------------
+
+TAKEN = replace(CARD, supplier_reference=REFERENCE)
+
+
+def closed(answer: object, purchase: Purchase = TAKEN, status: int = 200) -> CancelAnswer:
+    call = SUPPLIER.cancel(purchase, CONTEXT)
+    assert isinstance(call, Call)
+    return call.read(HttpReply(status, as_bytes(answer)))
+
+
+def test_a_cancel_names_the_shops_number_and_no_card() -> None:
+    """The request has `ordersn` alone; while that isn't known nothing can be cancelled."""
+    call = SUPPLIER.cancel(TAKEN, CONTEXT)
+    assert isinstance(call, Call)
+    assert call.request.url == "https://shop.example/api/v1/order/close"
+    assert call.request.body == b'{"ordersn":"API091952628603547942912"}'
+    assert call.request.headers["Sign"] == timed_body_sha1("1704067200456", call.request.body, APIKEY)
+    assert isinstance(SUPPLIER.cancel(CARD, CONTEXT), NotOffered)
+
+
+@pytest.mark.parametrize(
+    "answer", [{"code": 200, "msg": "操作成功"}, {"code": "200", "message": "操作成功", "data": []}]
+)
+def test_a_cancel_is_only_taken_note_of(answer: object) -> None:
+    """Success proves nothing about the order: the callback or a look does."""
+    assert closed(answer) == CancelTaken(detail="操作成功")
+
+
+def test_a_cancel_that_is_refused_leaves_the_order_as_it_is() -> None:
+    """Code 400 with a text, whatever the HTTP status mirrors; what a customer typed stays out of it."""
+    for status in (200, 400):
+        assert closed({"code": 400, "msg": "订单已完成"}, status=status) == CancelRefused(detail="code 400: 订单已完成")
+    topup = replace(TOPUP, supplier_reference=REFERENCE)
+    assert closed({"code": 400, "msg": "10001 已充值"}, topup) == CancelRefused(detail="code 400: *** 已充值")
+
+
+def test_a_cancel_that_is_refused_because_of_us_had_no_effect() -> None:
+    """Texts and statuses as everywhere."""
+    assert closed({"code": 400, "msg": "rate limit exceeded"}) == NotSent(
+        cause=NotSentCause.RATE_LIMITED, detail="rate limit exceeded"
+    )
+    assert closed({"code": 400, "msg": "签名错误"}) == NotSent(cause=NotSentCause.CONFIGURATION, detail="签名错误")
+    assert closed(b"", status=401) == NotSent(cause=NotSentCause.CONFIGURATION, detail="HTTP 401")
+    assert closed(b"", status=429) == NotSent(cause=NotSentCause.RATE_LIMITED, detail="HTTP 429")
+
+
+@pytest.mark.parametrize("answer", [b"", b"<html>", [], {}, {"code": 500}, {"code": 1}, {"msg": "操作成功"}])
+def test_a_cancel_that_is_not_understood_is_unclear(answer: object) -> None:
+    """Only a look tells what became of the order."""
+    assert isinstance(closed(answer), Unclear)
+    assert isinstance(closed({"code": 200, "msg": ""}, status=502), Unclear)
+
+
+# --- The deposit, products and forms ----------------------------------------------------------------------------------
+
+GOODS = {
+    "id": 2909,
+    "goods_name": "QQ币 10个",
+    "goods_img": "",
+    "goods_type": 2,
+    "face_value": "10.00",
+    "goods_price": "9.6500",
+    "status": 1,
+    "stock_num": 12,
+    "start_count": 1,
+    "end_count": "50",
+}
+READ = SupplierProduct(
+    number="2909",
+    name="QQ币 10个",
+    price=yuan("9.65"),
+    stock=12,
+    on_sale=True,
+    details={"type": "virtual", "face_value": "10.00", "least": "1", "most": "50"},
+)
+FIELD = {
+    "type": "text",
+    "name": "充值账号",
+    "key": "recharge_account",
+    "vali": "required",
+    "tip": "QQ号",
+    "options": "",
+}
+
+
+def question(call: Call[Any] | NotOffered) -> Call[Any]:
+    assert isinstance(call, Call)
+    return call
+
+
+def answered(call: Call[Any] | NotOffered, answer: object, status: int = 200) -> Any:
+    return question(call).read(HttpReply(status, as_bytes(answer)))
+
+
+def told(call: Call[Any] | NotOffered, data: object) -> Any:
+    return answered(call, {"code": 200, "msg": "操作成功", "data": data})
+
+
+def questions() -> tuple[Call[Any] | NotOffered, ...]:
+    return (
+        SUPPLIER.balance(CONTEXT),
+        SUPPLIER.products(CONTEXT),
+        SUPPLIER.product("2909", CONTEXT),
+        SUPPLIER.order_form("2909", CONTEXT),
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "path", "body"),
+    [
+        (SUPPLIER.balance(CONTEXT), "/api/v1/user/info", b"{}"),
+        (SUPPLIER.products(CONTEXT, page=3), "/api/v1/goods/list", b'{"limit":100,"page":3}'),
+        (SUPPLIER.product("2909", CONTEXT), "/api/v1/goods/info", b'{"id":2909}'),
+        (SUPPLIER.order_form("2909", CONTEXT), "/api/v1/goods/attach", b'{"goods_id":"2909"}'),
+    ],
+)
+def test_questions_are_signed_as_they_are_sent(call: Call[Any] | NotOffered, path: str, body: bytes) -> None:
+    """Empty is `{}`, a product is a number in one call and a text in the other."""
+    request = question(call).request
+    assert (request.url, request.body) == (f"https://shop.example{path}", body)
+    assert request.headers["Sign"] == timed_body_sha1("1704067200456", body, APIKEY)
+
+
+@pytest.mark.parametrize(
+    ("said", "left"), [("8888.88", yuan("8888.88")), (12.5, yuan("12.5")), (0, Money(0)), ("-3.1", Money(-31_000))]
+)
+def test_the_deposit_is_yuan(said: object, left: Money) -> None:
+    """Text or number, and it may be less than nothing."""
+    assert told(SUPPLIER.balance(CONTEXT), {"balance": said, "username": "x"}) == left
+
+
+@pytest.mark.parametrize("data", [None, [], {}, "8888.88", {"balance": None}, {"balance": "much"}, {"balance": True}])
+def test_an_unreadable_deposit_is_unclear(data: object) -> None:
+    """No amount is made up."""
+    assert isinstance(told(SUPPLIER.balance(CONTEXT), data), Unclear)
+
+
+def test_products_are_read_in_every_known_shape() -> None:
+    """A list with a total, a bare array, and `data` inside `data`; entries that can't be read are left out."""
+    other = {**GOODS, "id": "2910"}
+    for data in (
+        {"list": [GOODS, other], "total": 2},
+        [GOODS, None, {"id": "x"}, other],
+        {"data": [GOODS, other]},
+        {"data": {"list": [GOODS, other], "total": "2"}},
+    ):
+        assert told(SUPPLIER.products(CONTEXT), data) == Listing(products=(READ, replace(READ, number="2910")))
+    assert told(SUPPLIER.products(CONTEXT), []) == Listing(products=())
+    assert told(SUPPLIER.products(CONTEXT), {"list": [], "total": 0}) == Listing(products=())
+    for strange in (None, {}, "x", [None], {"list": "x"}, [{"goods_name": "x"}]):
+        assert isinstance(told(SUPPLIER.products(CONTEXT), strange), Unclear)
+
+
+def test_a_next_page_is_told_by_the_total_or_by_a_full_page() -> None:
+    """An empty page is the last one whatever the total says, and a longer one than asked for has no next."""
+    hundred = [{**GOODS, "id": number} for number in range(1, 101)]
+    for page, data, more in (
+        (1, hundred, True),
+        (1, hundred[:99], False),
+        (1, [*hundred, GOODS], False),
+        (1, {"list": hundred, "total": 101}, True),
+        (2, {"list": [GOODS], "total": 101}, False),
+        (3, {"list": [], "total": 1000}, False),
+    ):
+        assert told(SUPPLIER.products(CONTEXT, page=page), data).more is more
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({"status": 2}, replace(READ, on_sale=False)),
+        ({"status": "3"}, replace(READ, on_sale=False)),
+        ({"status": None}, replace(READ, on_sale=None)),
+        ({"goods_price": 9.65, "stock_num": "12"}, READ),
+        ({"goods_price": "", "stock_num": None}, replace(READ, price=None, stock=None)),
+        ({"goods_name": " QQ币\n10个 "}, READ),
+    ],
+)
+def test_a_product_tells_whether_it_can_be_bought(changes: dict[str, Any], read: SupplierProduct) -> None:
+    """Values of other types are tolerated, and what can't be read is left open."""
+    one = {**GOODS, **changes, "attach": [FIELD], "goods_info": "<p>…</p>"}
+    for data in (one, [one], {"data": one}):
+        assert told(SUPPLIER.product("2909", CONTEXT), data) == read
+
+
+def test_an_unknown_product_is_absent_and_another_one_is_unclear() -> None:
+    """By an empty list or by a text; a number that no shop has isn't asked for."""
+    ask = SUPPLIER.product("2909", CONTEXT)
+    assert told(ask, []) == Absent("an empty list")
+    for status in (200, 400):
+        assert answered(ask, {"code": 400, "msg": "商品不存在"}, status) == Absent("商品不存在")
+    assert isinstance(answered(ask, {"code": 400, "msg": "商品不存在"}, 502), Unclear)
+    for data in (None, {}, {**GOODS, "id": 2910}, [GOODS, GOODS], "x"):
+        assert isinstance(told(ask, data), Unclear)
+    assert isinstance(SUPPLIER.product("jd", CONTEXT), NotOffered)
+
+
+def test_a_form_names_what_the_buyer_must_say() -> None:
+    """Keys, labels and hints; which fields may stay empty; the options where exactly one is taken."""
+    template = [
+        FIELD,
+        {"type": "select", "name": "区服", "key": "lblName1", "vali": 1, "options": '["电信","移动",3]'},
+        {"type": "radio", "key": "lblName2", "vali": "", "options": '[{"name":"男","value":"m"},{"value":"f"}]'},
+        {"type": "checkbox", "key": "lblName3", "vali": "0", "options": '["a","b"]'},
+        {"type": "select", "key": "lblName4", "vali": "phone", "options": "a|b"},
+        {"type": "select", "key": "lblName5", "options": ["x"]},
+    ]
+    form = (
+        FormEntry(key="recharge_account", label="充值账号", hint="QQ号"),
+        FormEntry(key="lblName1", label="区服", options=("电信", "移动", "3")),
+        FormEntry(key="lblName2", label="lblName2", required=False, options=("m", "f")),
+        FormEntry(key="lblName3", label="lblName3", required=False),
+        FormEntry(key="lblName4", label="lblName4"),
+        FormEntry(key="lblName5", label="lblName5", required=False, options=("x",)),
+    )
+    for data in (template, {"list": template}, {"data": template}):
+        assert told(SUPPLIER.order_form("2909", CONTEXT), data) == form
+
+
+@pytest.mark.parametrize("data", [[], None, {}, {"list": []}])
+def test_cards_have_an_empty_form(data: object) -> None:
+    """An empty template asks for nothing."""
+    assert told(SUPPLIER.order_form("2909", CONTEXT), data) == ()
+
+
+@pytest.mark.parametrize("data", ["x", [None], [{}], [FIELD, {"name": "no key"}], {"key": "a"}, 7])
+def test_a_form_that_is_not_understood_is_unclear(data: object) -> None:
+    """Half a form would refuse good orders or let bad ones through unseen."""
+    assert isinstance(told(SUPPLIER.order_form("2909", CONTEXT), data), Unclear)
+
+
+@pytest.mark.parametrize(
+    "options", ["", "[", "{}", '{"a":"b"}', "[[1]]", '[{"name":"a"}]', '["\\ud800"]', None, 7, "[" * 100_000]
+)
+def test_options_that_cannot_be_read_let_any_value_through(options: object) -> None:
+    """The shop checks once more."""
+    (entry,) = told(SUPPLIER.order_form("2909", CONTEXT), [{**FIELD, "type": "select", "options": options}])
+    assert entry.options == ()
+
+
+def test_questions_that_are_refused_because_of_us_had_no_effect() -> None:
+    """Signature, address and rate are read as everywhere, and other failures tell nothing."""
+    for call in questions():
+        assert answered(call, {"code": 400, "msg": "签名错误"}).cause is NotSentCause.CONFIGURATION
+        assert answered(call, {"code": 400, "msg": "rate limit exceeded"}).cause is NotSentCause.RATE_LIMITED
+        assert answered(call, b"", 401).cause is NotSentCause.CONFIGURATION
+        assert answered(call, b"", 429).cause is NotSentCause.RATE_LIMITED
+        unclear: list[object] = [b"", b"<html>", [], {"code": 200}, {"code": 500, "data": [GOODS]}, {"code": 400}]
+        assert all(isinstance(answered(call, answer), Unclear) for answer in unclear)
+        assert isinstance(answered(call, {"code": 200, "data": [GOODS]}, 502), Unclear)
 
 
 # --- Callbacks --------------------------------------------------------------------------------------------------------
@@ -662,6 +962,23 @@ def test_no_answer_raises_or_invents_a_card(body: bytes, answer: object, status:
                     for card in outcome.cards:
                         assert {card.number, card.secret} <= sent
                         assert card.number or card.secret
+
+
+FORMS = st.lists(
+    st.dictionaries(st.sampled_from([*FIELD, *GOODS]), st.sampled_from(["select", "radio", "[1]"]) | JSON_VALUES)
+)
+
+
+@given(body=st.binary(), answer=ANSWERS, data=JSON_VALUES | FORMS, status=st.sampled_from([200, 400, 500]))
+def test_no_answer_to_a_question_or_a_cancel_raises(body: bytes, answer: object, data: object, status: int) -> None:
+    """Reading is total: what isn't understood is unclear, and a product that is shown is the one asked for."""
+    for posted in (body, json.dumps(answer).encode(), json.dumps({"code": 200, "data": data}).encode()):
+        assert isinstance(closed(posted, status=status), CancelTaken | CancelRefused | NotSent | Unclear)
+        deposit, goods, product, form = (answered(call, posted, status) for call in questions())
+        assert isinstance(deposit, int | NotSent | Unclear)
+        assert isinstance(goods, Listing | NotSent | Unclear)
+        assert isinstance(product, Absent | NotSent | Unclear) or product.number == "2909"
+        assert isinstance(form, tuple | NotSent | Unclear)
 
 
 @given(body=st.binary(), fields=JSON_VALUES)

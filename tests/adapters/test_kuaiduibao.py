@@ -21,6 +21,7 @@ from reward_adapters.contract import (
     Card,
     CardKind,
     Context,
+    Dealer,
     Delivered,
     Doubt,
     HttpReply,
@@ -35,7 +36,6 @@ from reward_adapters.contract import (
     RecipientKind,
     Refused,
     RefusedFor,
-    Supplier,
     Token,
     Unclear,
 )
@@ -44,7 +44,7 @@ from reward_adapters.money import yuan
 
 APP_SECRET = "kdb-test-secret-0123456789abcdef"
 CONFIG = Config(base_url="https://kdb.example/", app_id=20160711, app_secret=APP_SECRET)
-SUPPLIER: Supplier = Kuaiduibao(CONFIG)
+SUPPLIER: Dealer = Kuaiduibao(CONFIG)
 CONTEXT = Context(now=datetime(2024, 1, 1, tzinfo=UTC), token="t" * 40)
 CARD = Purchase(
     number="M202401010001",
@@ -58,6 +58,9 @@ CARD = Purchase(
 TOPUP = replace(
     CARD, product_kind=ProductKind.TOPUP, recipient=Recipient(RecipientKind.PHONE, "13800001234", area_code="+86")
 )
+
+
+NUMBER_AND_A = Card(kind=CardKind.NUMBER_AND_SECRET, number="n", secret="a")
 
 
 def placed(purchase: Purchase, config: Config = CONFIG) -> Call[Outcome]:
@@ -134,10 +137,23 @@ def test_what_the_wire_cannot_say_is_refused_before_it_is_sent(purchase: Purchas
     assert (refused.code, refused.certain, refused.about) == ("LOCAL", True, topic)
 
 
-def test_there_is_no_query() -> None:
-    """The supplier offers no order query, and says so."""
-    assert isinstance(SUPPLIER.query([CARD], CONTEXT), NotOffered)
+def test_what_is_not_offered_is_named() -> None:
+    """The supplier answers for orders and nothing else; what it doesn't offer has a name."""
+    assert SUPPLIER.query([CARD], CONTEXT) == NotOffered("an order query")
     assert not SUPPLIER.traits.queryable
+    assert SUPPLIER.cancel(replace(CARD, supplier_reference="T1"), CONTEXT) == NotOffered("cancelling")
+    assert SUPPLIER.balance(CONTEXT) == NotOffered("a balance")
+    assert SUPPLIER.products(CONTEXT) == NotOffered("a product list")
+    assert SUPPLIER.product("10002", CONTEXT) == NotOffered("product details")
+    assert SUPPLIER.order_form("10002", CONTEXT) == NotOffered("order forms")
+    assert SUPPLIER.traits.aftersale_watch == 0
+
+
+@pytest.mark.parametrize("limit", ["0.01", "99.00", "100000"])
+def test_no_price_is_on_the_wire(limit: str) -> None:
+    """The supplier has no guard, whatever the limit: the trait says so, and no field carries it."""
+    assert not SUPPLIER.traits.price_guard
+    assert placed(replace(CARD, unit_limit=yuan(limit))).request == placed(CARD).request
 
 
 def test_secrets_do_not_print() -> None:
@@ -302,15 +318,31 @@ def test_a_granted_query_that_contradicts_is_for_a_person(answer: object, purcha
         ({"card_no": "c", "expire_time": "2019-04-28"}, Card(kind=CardKind.CODE, number="c")),
         ({"link": "http://l", "card_pws": "p"}, Card(kind=CardKind.LINK_AND_SECRET, link="http://l", secret="p")),
         ({"link": "http://l"}, Card(kind=CardKind.LINK, link="http://l")),
+        ({"card_no": "n", "card_pws": "a", "card_pwd": "b"}, NUMBER_AND_A),
+        ({"card_no": "n", "card_pws": None, "card_pwd": "a"}, NUMBER_AND_A),
+        ({"card_no": "n", "card_pws": "a", "batch": [1], "note": None}, NUMBER_AND_A),
     ],
 )
 def test_cards_are_read_in_every_documented_shape(entry: dict[str, object], card: Card) -> None:
     """Each sample of the create-order page, and each mixture of its spellings, becomes the card it means."""
-    assert said(taken(entry)) == Delivered(cards=(card,), supplier_reference="TO01150000066")
+    warning = "" if card.secret or card.kind is CardKind.LINK else "no password: the number is all there is"
+    assert said(taken(entry)) == Delivered(cards=(card,), supplier_reference="TO01150000066", detail=warning)
+
+
+def test_a_refusal_that_speaks_of_a_repeated_number_is_not_believed() -> None:
+    """Something on the way may have sent the request twice; the first one may have bought."""
+    read = said({"code": 1, "msg": "商户订单号重复，请勿重复下单", "data": None})
+    assert read == Unclear("code 1: the number was used already: 商户订单号重复，请勿重复下单", alert=True)
+
+
+def test_one_card_may_stand_there_without_its_list() -> None:
+    """An object in place of the list is one card: its answer is the only copy."""
+    answer = {"code": 0, "data": {"order_no": "T1", "cards": {"card_no": "n", "card_pws": "a"}}}
+    assert said(answer) == Delivered(cards=(NUMBER_AND_A,), supplier_reference="T1")
 
 
 @pytest.mark.parametrize("code", [0, "0"])
-@pytest.mark.parametrize("cards", [{}, {"cards": None}, {"cards": []}])
+@pytest.mark.parametrize("cards", [{}, {"cards": None}, {"cards": []}, {"cards": {}}, {"cards": ""}])
 @pytest.mark.parametrize("purchase", [CARD, TOPUP])
 def test_success_without_cards_is_acceptance(code: object, cards: dict[str, object], purchase: Purchase) -> None:
     """Code 0 without cards means "taken": a top-up still runs, and a card product's secrets are awaited."""
@@ -318,7 +350,9 @@ def test_success_without_cards_is_acceptance(code: object, cards: dict[str, obje
     assert said(answer, purchase) == Accepted(supplier_reference="123123123")
 
 
-@pytest.mark.parametrize("cards", [[1], [{}], [{"card_no": 1.5}], [{"card_no": "a"}, None], {"card_no": "a"}, "a"])
+@pytest.mark.parametrize(
+    "cards", [[1], [{}], [{"card_no": 1.5}], [{"card_no": "a"}, None], {"0": {"card_no": "a"}}, "a"]
+)
 def test_unreadable_cards_are_for_a_person(cards: object) -> None:
     """Success with cards that can't be read can't be asked again: no part of it is delivered."""
     outcome = said({"code": 0, "data": {"order_no": "T1", "cards": cards}})

@@ -100,6 +100,16 @@ class Scripted(reward_service_pb2_grpc.RewardServiceServicer, catalog_service_pb
             await refuse(context, Refusal(grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND", f"no order {wanted}"))
         return pb.GetOrderResponse(order=self.orders[wanted])
 
+    async def CancelOrder(self, request: pb.CancelOrderRequest, context: Any) -> pb.CancelOrderResponse:
+        if self.refusal is not None:
+            await refuse(context, self.refusal)
+        order = self.orders[request.order_id or request.client_order_id]
+        cancelled = order_pb2.Order()
+        cancelled.CopyFrom(order)
+        cancelled.state = order_pb2.ORDER_STATE_CANCELLED
+        cancelled.cancel_requested_time.FromSeconds(1_780_000_000)
+        return pb.CancelOrderResponse(order=cancelled)
+
     async def ListOrders(self, request: pb.ListOrdersRequest, context: Any) -> pb.ListOrdersResponse:
         self.list_requests.append(request)
         begin = int(request.page_token or 0)

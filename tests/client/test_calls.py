@@ -222,6 +222,20 @@ async def test_reads_order_by_either_id(script: Scripted, client: RewardClient) 
         await client.get_order()
 
 
+async def test_cancels_order_by_either_id(script: Scripted, client: RewardClient) -> None:
+    """A cancel answers with the order as it is then; one that comes too late is an error with its reason."""
+    script.orders = {"A": order("A"), "c-B": order("B")}
+
+    assert (await client.cancel_order("A")).state == order_pb2.ORDER_STATE_CANCELLED
+    assert (await client.cancel_order(client_order_id="c-B")).order_id == "B"
+    with pytest.raises(ValueError, match="either"):
+        await client.cancel_order("A", client_order_id="c-B")
+    script.refusal = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "ORDER_NOT_CANCELLABLE", "it is fulfilled")
+    with pytest.raises(RewardError) as caught:
+        await client.cancel_order("A")
+    assert caught.value.reason == "ORDER_NOT_CANCELLABLE"
+
+
 async def test_lists_every_page(script: Scripted, client: RewardClient) -> None:
     """Listing goes through all pages with the same filters."""
     script.orders = {name: order(name) for name in "ABCDE"}

@@ -352,6 +352,41 @@ async def test_explained_order(script: Scripted, rewardctl: Rewardctl) -> None:
     assert "place: Delivered code 0" in ended.out
 
 
+async def test_cancelled_order(script: Scripted, rewardctl: Rewardctl) -> None:
+    """`order cancel` shows the order as it is then; an order that has ended is refused with its own exit code."""
+    script.orders["A"] = order("A")
+
+    ended = await rewardctl("order", "cancel", "A", "--output", "table")
+
+    assert ended.code == 0
+    assert "CANCELLED" in ended.out
+    assert "cancel wished" in ended.out
+    script.refusal = Refusal(grpc.StatusCode.FAILED_PRECONDITION, "ORDER_NOT_CANCELLABLE", "it is fulfilled")
+    late = await rewardctl("order", "cancel", "--client-order-id", "c-A")
+    assert late.code == 4
+    assert "ORDER_NOT_CANCELLABLE" in late.err
+
+
+async def test_order_that_was_taken_back(script: Scripted, rewardctl: Rewardctl) -> None:
+    """What became of a delivery stands beside the state, which stays, and beside the card."""
+    reversed_order = fulfilled(
+        "A", after_sale=order_pb2.AFTER_SALE_REVERSED, review_reasons=[order_pb2.REVIEW_REASON_REVERSED]
+    )
+    reversed_order.cards[0].after_sale = order_pb2.AFTER_SALE_REVERSED
+    purchase = reversed_order.purchases.add(number="01P")
+    purchase.review_items.add(reason=order_pb2.REVIEW_REASON_REVERSED, detail="the money came back")
+    script.orders["A"] = reversed_order
+
+    ended = await rewardctl("order", "get", "A", "--output", "table", "--show-cards")
+
+    assert ended.code == 0
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["state", "FULFILLED"] in lines
+    assert ["to", "be", "looked", "at", "REVERSED"] in lines
+    assert lines.count(["after", "sale", "REVERSED"]) == 2
+    assert "to be looked at: REVERSED: the money came back" in ended.out
+
+
 async def test_lists_orders(script: Scripted, rewardctl: Rewardctl) -> None:
     """Orders are listed up to the limit, over pages, in the states asked for."""
     script.orders = {name: order(name) for name in "ABCDE"}

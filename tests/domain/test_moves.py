@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reward_adapters.contract import (
     Absent,
     Accepted,
+    AfterSale,
     Card,
     CardKind,
     Delivered,
@@ -37,8 +38,10 @@ from reward_server.domain.moves import (
     OperatorDead,
     OperatorDelivered,
     SenderLost,
+    WatchOver,
     advance,
     intend,
+    request_cancel,
     sendable,
     weigh_absence,
 )
@@ -72,9 +75,23 @@ class Numbers:
         return f"N{next(self._next)}"
 
 
-def around(numbers: Numbers, at: int = NOW, source: Source = Source.PLACE, ended: bool = True) -> Circumstances:
+def around(
+    numbers: Numbers,
+    at: int = NOW,
+    source: Source = Source.PLACE,
+    ended: bool = True,
+    *,
+    asked_at: int | None = None,
+    watch_ms: int = 0,
+) -> Circumstances:
     return Circumstances(
-        at=at, source=source, new_number=numbers, print_card=print_card, written_until=at if ended else None
+        at=at,
+        source=source,
+        new_number=numbers,
+        print_card=print_card,
+        asked_at=asked_at,
+        written_until=at if ended else None,
+        watch_ms=watch_ms,
     )
 
 
@@ -158,19 +175,20 @@ SAMPLES: dict[type[Event], Event] = {
     AbsenceProven: AbsenceProven(),
     DeadlinePassed: DeadlinePassed(),
     CancelConfirmed: CancelConfirmed(),
+    WatchOver: WatchOver(),
     OperatorDelivered: OperatorDelivered(cards=(card(1),)),
     OperatorDead: OperatorDead("checked with the supplier"),
 }
 
 # What the whole table comes to: the state after each event, row by row. "!" = in review, "." = as before.
 EXPECTED = {
-    #                        Accept Deliv Refus NotSe Refun Absen Uncle Sende AbsPr Deadl Cance OpDel OpDead
-    PurchaseState.WAITING: "A D X W X W W W W X X D X",
-    PurchaseState.SUBMITTING: "A D X W X S U U S S X D X",
-    PurchaseState.ACCEPTED: "A D X A X A A A A A! X D X",
-    PurchaseState.DELIVERED: "D D D D D D D D D D D D D",
-    PurchaseState.DEAD: "X X X X X X X X X X X X X",
-    PurchaseState.UNKNOWN: "A D X W X U U U X U! X D X",
+    #                        Accept Deliv Refus NotSe Refun Absen Uncle Sende AbsPr Deadl Cance WatOv OpDel OpDead
+    PurchaseState.WAITING: "A D X W X W W W W X X W D X",
+    PurchaseState.SUBMITTING: "A D X W X S U U S S X S D X",
+    PurchaseState.ACCEPTED: "A D X A X A A A A A! X A D X",
+    PurchaseState.DELIVERED: "D D D D D D D D D D D D D D",
+    PurchaseState.DEAD: "X X X X X X X X X X X X X X",
+    PurchaseState.UNKNOWN: "A D X W X U U U X U! X U D X",
 }
 LETTERS = {
     PurchaseState.WAITING: "W",
@@ -355,7 +373,8 @@ def test_a_late_success_is_kept_hidden_and_told_once() -> None:
     step = advance(order, "N1", Delivered(cards=(card(1),)), around(numbers))
     assert [(new.card_no, new.hidden) for new in step.cards] == [(1, True)]
     assert [alert.kind for alert in step.alerts] == [moves.AlertKind.LATE_SUCCESS]
-    assert (step.visible, step.order.state) == (False, OrderState.FAILED)
+    assert (step.order.state, step.order.reviews) == (OrderState.FAILED, (ReviewReason.LATE_SUCCESS,))
+    assert step.order.delivered_quantity == 0
     again = advance(step.order, "N1", Delivered(cards=(card(1),)), around(numbers))
     assert (again.news, again.alerts) == (False, ())
 
@@ -396,6 +415,9 @@ def test_a_charge_above_the_limit_is_delivered_and_told() -> None:
     step = advance(submitting(numbers), "N1", Delivered(cards=(card(1),), cost=Money(1_000_000)), around(numbers))
     assert step.order.state is OrderState.FULFILLED
     assert [alert.kind for alert in step.alerts] == [moves.AlertKind.OVERCHARGED]
+    assert step.order.reviews == (ReviewReason.OVERCHARGED,)
+    [item] = step.order.purchases[0].items
+    assert item.detail == "charged 100.00 yuan, the limit is 99.00 yuan"
 
 
 event_strategy = st.sampled_from(
@@ -420,9 +442,14 @@ event_strategy = st.sampled_from(
         AbsenceProven(),
         AbsenceProven(may_resend=True),
         DeadlinePassed(),
+        CancelConfirmed(),
+        CancelConfirmed(refund=Money(1)),
+        WatchOver(),
+        Delivered(after_sale=AfterSale.DISPUTED),
         OperatorDead("no"),
     ]
 )
+CANCEL = "the client wishes to cancel"
 
 
 @settings(max_examples=400, deadline=None)
@@ -431,13 +458,21 @@ event_strategy = st.sampled_from(
     quantity=st.integers(1, 3),
     offers=st.integers(1, 2),
     max_units=st.integers(1, 2),
-    script=st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), event_strategy)), max_size=40),
+    watch_ms=st.sampled_from([0, 20]),
+    script=st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.just(CANCEL), event_strategy)), max_size=40),
 )
 def test_whatever_happens_the_laws_of_orders_hold(
-    kind: ProductKind, quantity: int, offers: int, max_units: int, script: list[tuple[int, Event | None]]
+    *,
+    kind: ProductKind,
+    quantity: int,
+    offers: int,
+    max_units: int,
+    watch_ms: int,
+    script: list[tuple[int, Event | str | None]],
 ) -> None:
     """Any events in any order: a unit never has two live purchases, dead stays dead, terminal stays terminal, versions
-    rise by one with each visible change, revisions with each change, and cards are never lost or numbered twice.
+    rise by one with each visible change, revisions with each change, cards are never lost or numbered twice, and
+    nothing is sent or added once the client wishes to cancel. An order is settled only when all of it has ended.
     """
     numbers = Numbers()
     order = new_order(numbers, kind=kind, quantity=quantity, offers=offers, max_units=max_units)
@@ -451,8 +486,15 @@ def test_whatever_happens_the_laws_of_orders_hold(
                 continue
             order = intend(order, ready[0].number, owner="me", at=NOW + step_no)
             assert order.version == before.version
+        elif isinstance(event, str):
+            if before.state.is_terminal:
+                continue
+            step = request_cancel(order, at=NOW + step_no)
+            order = step.order
+            assert step.visible == step.news == (before.cancel_requested_at == 0)
         else:
-            step = advance(order, number, event, around(numbers, at=NOW + step_no, ended=step_no % 2 == 0))
+            circumstances = around(numbers, at=NOW + step_no, ended=step_no % 2 == 0, watch_ms=watch_ms)
+            step = advance(order, number, event, circumstances)
             order = step.order
             assert step.visible == (order.version == before.version + 1)
             assert (order.revision > before.revision) == step.news
@@ -467,5 +509,11 @@ def test_whatever_happens_the_laws_of_orders_hold(
                 assert order.purchase(was.number).state is PurchaseState.DEAD
         if before.state.is_terminal:
             assert order.state is before.state
+        if before.cancel_requested_at:
+            assert sendable(order) == []
+            assert len(order.purchases) == len(before.purchases)
+        if order.settled_at:
+            assert order.state.is_terminal
+            assert all(p.is_settled for p in order.purchases)
         assert order.state is moves.order_state(order.purchases, quantity)
         assert order.card_count == len(seen_cards)

@@ -9,7 +9,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -18,10 +19,15 @@ from aiohttp import web
 from reward_adapters.contract import (
     Absent,
     Accepted,
+    AfterSale,
     Answer,
     Call,
     Callback,
     CallbackRefused,
+    CancelAnswer,
+    Cancelled,
+    CancelRefused,
+    CancelTaken,
     Card,
     CardKind,
     Context,
@@ -36,7 +42,9 @@ from reward_adapters.contract import (
     Outcome,
     ProductKind,
     Purchase,
+    Recipient,
     RecipientKind,
+    Refunded,
     Refused,
     RefusedFor,
     Token,
@@ -62,6 +70,11 @@ PATIENCE = 5.0
 CLIENT = "shop"
 BOTH = "both"
 """The product that every account offers, in the order of the accounts; the others are named like their account."""
+PACK = "pack"
+"""A product of the first account that one purchase buys many of."""
+TOPUP = "topup"
+"""A product of the first account that goes to a phone."""
+PHONE = Recipient(RecipientKind.PHONE, "13800138000", "+86")
 
 
 async def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
@@ -80,8 +93,18 @@ def accepted(reference: str | None = None) -> Said:
     return {"said": "accepted", "reference": reference}
 
 
-def delivered(*secrets: str) -> Said:
-    return {"said": "delivered", "cards": secrets}
+def delivered(*cards: str | Said, **more: Any) -> Said:
+    """`cards` are secrets, or what `a_card` makes; `more` are fields of `Delivered`."""
+    return {"said": "delivered", "cards": cards, **more}
+
+
+def a_card(secret: str = "", *, number: str = "", sale: AfterSale | None = None, warranty: float = 0.0) -> Said:
+    """A card with the supplier's number for it and what became of it; `warranty` in seconds since 1970."""
+    return {"secret": secret, "number": number, "sale": sale, "warranty": warranty}
+
+
+def refunded(amount: int | None = None, cost: int | None = None) -> Said:
+    return {"said": "refunded", "amount": amount, "cost": cost}
 
 
 def refused(*, certain: bool = True, about: RefusedFor = RefusedFor.STOCK) -> Said:
@@ -95,15 +118,21 @@ def rate_limited(after: float) -> Said:
 ABSENT: Said = {"said": "absent"}
 TOKEN_REFUSED: Said = {"said": "token refused"}
 CONTRADICTION: Said = {"said": "contradiction"}
+CANCELLED: Said = {"said": "cancelled"}
+CANCEL_TAKEN: Said = {"said": "cancel taken"}
+CANCEL_REFUSED: Said = {"said": "cancel refused"}
 
 
-def read_said(said: object) -> Outcome:
+def read_said(said: Any) -> Outcome:
     """What one answer means; whatever else comes is unclear."""
     match said:
         case {"said": "accepted", "reference": reference}:
             return Accepted(supplier_reference=reference)
-        case {"said": "delivered", "cards": secrets}:
-            return Delivered(cards=tuple(Card(kind=CardKind.CODE, secret=secret) for secret in secrets))
+        case {"said": "delivered", "cards": cards}:
+            more: dict[str, Any] = {key: value for key, value in said.items() if key not in ("said", "cards")}
+            return Delivered(cards=tuple(map(read_card, cards)), **more)
+        case {"said": "refunded", "amount": amount, "cost": cost}:
+            return Refunded(amount=amount, cost=cost)
         case {"said": "refused", "certain": certain, "about": about}:
             return Refused(code="9", message="no", certain=certain, about=RefusedFor(about))
         case {"said": "absent"}:
@@ -117,6 +146,32 @@ def read_said(said: object) -> Outcome:
     return Unclear("unreadable")
 
 
+def read_card(said: object) -> Card:
+    match said:
+        case {"secret": secret, "number": number, "sale": sale, "warranty": warranty}:
+            return Card(
+                kind=CardKind.CODE,
+                secret=secret,
+                supplier_card_number=number,
+                after_sale=AfterSale(sale) if sale else None,
+                warranty_until=datetime.fromtimestamp(warranty, UTC) if warranty else None,
+            )
+    return Card(kind=CardKind.CODE, secret=str(said))
+
+
+def read_cancelled(said: object) -> CancelAnswer:
+    match said:
+        case {"said": "cancelled"}:
+            return Cancelled()
+        case {"said": "cancel taken"}:
+            return CancelTaken()
+        case {"said": "cancel refused"}:
+            return CancelRefused(detail="too late")
+        case {"said": "rate limited", "after": after}:
+            return NotSent(cause=NotSentCause.RATE_LIMITED, retry_after=after)
+    return Unclear("unreadable")
+
+
 class ScriptedSupplier:
     """The adapter. A test may put a defect into it: the name of a method, or of a reader below."""
 
@@ -125,6 +180,7 @@ class ScriptedSupplier:
         self._url = url
         self._traits = traits
         self.token_lifetime = 3600.0
+        self.cancels = True
         self.defects: set[str] = set()
 
     @property
@@ -139,8 +195,29 @@ class ScriptedSupplier:
         if not self._traits.queryable:
             return NotOffered("query")
         self._stumble("query")
+        if self._traits.query_batch > 1:
+            numbers = [purchase.number for purchase in purchases]
+            return Call(self._request("query", ",".join(numbers), context), self._read_all_found)
         number = purchases[0].number
         return Call(self._request("query", number, context), lambda reply: {number: self._read_found(reply)})
+
+    def cancel(self, purchase: Purchase, context: Context) -> Call[CancelAnswer] | NotOffered:
+        if not self.cancels:
+            return NotOffered("cancelling")
+        self._stumble("cancel")
+        return Call(self._request("cancel", purchase.number, context), lambda reply: read_cancelled(reply.json()))
+
+    def balance(self, context: Context) -> NotOffered:
+        return NotOffered("balances")
+
+    def products(self, context: Context, *, page: int = 1) -> NotOffered:
+        return NotOffered("products")
+
+    def product(self, number: str, context: Context) -> NotOffered:
+        return NotOffered("single products")
+
+    def order_form(self, number: str, context: Context) -> NotOffered:
+        return NotOffered("order forms")
 
     def read_callback(self, callback: Callback) -> Notice | CallbackRefused | NotOffered:
         told = json.loads(callback.body)
@@ -160,6 +237,9 @@ class ScriptedSupplier:
     def _read_found(self, reply: HttpReply) -> Outcome:
         self._stumble("read_found")
         return read_said(reply.json())
+
+    def _read_all_found(self, reply: HttpReply) -> Mapping[str, Outcome]:
+        return {number: read_said(said) for number, said in reply.json().items()}
 
     def _request(self, what: str, number: str, context: Context) -> HttpRequest:
         headers = {"X-Token": context.token or "", "X-Number": number}
@@ -233,6 +313,7 @@ class Script:
     def __init__(self) -> None:
         self.place: Handler = takes_it
         self.query: Handler = finds_nothing
+        self.cancel: Handler = answers(CANCELLED)
         self.asked: list[Asked] = []
         self._tokens = 0
 
@@ -242,6 +323,10 @@ class Script:
     @property
     def queries(self) -> list[Asked]:
         return [a for a in self.asked if a.what == "query"]
+
+    @property
+    def cancels(self) -> list[Asked]:
+        return [a for a in self.asked if a.what == "cancel"]
 
     @property
     def token_calls(self) -> int:
@@ -263,7 +348,8 @@ class Script:
             request,
         )
         self.asked.append(asked)
-        said = await {"place": self.place, "query": self.query, "token": self.token}[asked.what](asked)
+        handlers = {"place": self.place, "query": self.query, "cancel": self.cancel, "token": self.token}
+        said = await handlers[asked.what](asked)
         if isinstance(said, web.StreamResponse):
             return said
         return web.Response(body=said if isinstance(said, bytes) else json.dumps(said).encode())
@@ -337,10 +423,14 @@ class Rig:
         self.suppliers = {name: ScriptedSupplier(name, self._url, its) for name, its in accounts.items()}
         self.accounts = {name: self._account(supplier) for name, supplier in self.suppliers.items()}
         offers = {name: (_offer(name),) for name in accounts} | {BOTH: tuple(map(_offer, accounts))}
+        products = [_product(product_id, its) for product_id, its in offers.items()]
+        first = next(iter(accounts))
+        whole = replace(_offer(first), max_units_per_purchase=100)
+        products += [_product(PACK, (whole,)), _topup(TOPUP, (_offer(first),))]
         self.engine = Engine(
             store=self.store,
             vault=self.vault,
-            catalogue=Catalogue(_product(product_id, its) for product_id, its in offers.items()),
+            catalogue=Catalogue(products),
             accounts=self.accounts,
             clock=self.clock,
             new_id=IdSource(self.clock.now_ms),
@@ -380,18 +470,37 @@ class Rig:
         """Nothing is sent to the account for a while."""
         self.accounts[account].heard(NotSent(cause=NotSentCause.RATE_LIMITED, retry_after=seconds))
 
-    async def order(self, product: str, client_order_id: str = "1", quantity: int = 1) -> Order:
+    async def order(
+        self,
+        product: str,
+        client_order_id: str = "1",
+        quantity: int = 1,
+        *,
+        recipient: Recipient | None = None,
+        max_unit_price: Money | None = None,
+    ) -> Order:
         request = OrderRequest(
             client_id=CLIENT,
             client_order_id=client_order_id,
             product_id=product,
             quantity=quantity,
-            recipient=None,
-            max_unit_price=None,
+            recipient=recipient,
+            max_unit_price=max_unit_price,
             supplier_parameters={},
             metadata={},
         )
         return (await self.engine.create(request)).order
+
+    async def updates(self, order: Order) -> list[Order]:
+        """Everything the client saw of an order."""
+        return [update.order for update in await self.store.updates(CLIENT, 0, 1_000) if
+                update.order.order_id == order.order_id]  # fmt: skip
+
+    async def shown_cards(self, order: Order) -> list[str]:
+        """The secrets of the cards that the client has."""
+        sealer = await self.vault.client(CLIENT)
+        stored = (await self.store.cards(CLIENT, [order.order_id])).get(order.order_id, [])
+        return [sealer.open_card(card.sealed, order.order_id, card.card_no).secret for card in stored]
 
     async def stored(self, order: Order) -> Order:
         """The order as the store has it."""
@@ -450,6 +559,11 @@ def _product(product_id: str, offers: tuple[ProductOffer, ...]) -> Product:
         recipient_kind=RecipientKind.NONE,
         offers=offers,
     )
+
+
+def _topup(product_id: str, offers: tuple[ProductOffer, ...]) -> Product:
+    card = _product(product_id, offers)
+    return replace(card, kind=ProductKind.TOPUP, recipient_kind=RecipientKind.PHONE)
 
 
 class Rigged(Protocol):

@@ -97,7 +97,7 @@ async def test_schedule_forgets_settled_purchases(rigged: Rigged, monkeypatch: p
             number = order.purchases[0].number
             await rig.when(order, lambda now: now.purchases[0].state is PurchaseState.ACCEPTED)
             await rig.callback("a", number, delivered(number))
-    assert rig.engine._looks.watched == 0
+    assert not rig.engine._looks._watches
     assert len(rig.engine._looks._due) <= 2 * 15 + 10
 
 

@@ -9,13 +9,13 @@ from google.protobuf.descriptor import MethodDescriptor
 from reward_server.access import Permission
 from reward_server.rpc.interceptor import ALLOWED
 from reward_server.store import StoreUnavailable
-from rewardservice.v1 import catalog_service_pb2, reward_service_pb2
+from rewardservice.v1 import catalog_service_pb2, operator_service_pb2, reward_service_pb2
 
 from .world import CLIENTS, Api, World, refused, until
 
 METHODS = [
     method
-    for file in (reward_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR)
+    for file in (reward_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR, operator_service_pb2.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 ]
@@ -69,7 +69,8 @@ async def test_keys_and_permissions(served: World, method: MethodDescriptor, cli
 @pytest.mark.parametrize("method", METHODS, ids=short)
 async def test_bytes_that_are_no_message_are_refused(served: World, method: MethodDescriptor) -> None:
     """A request that can't be decoded is the caller's error, with details like any other."""
-    error = await outcome(served.api(), method, b"\xff\xff\xff")
+    key = "operator-key" if ALLOWED[short(method)] == (Permission.OPERATE,) else "shop-key"
+    error = await outcome(served.api(key), method, b"\xff\xff\xff")
     assert error is not None
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused(error).reason == "INVALID_REQUEST"

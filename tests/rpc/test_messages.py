@@ -5,10 +5,11 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from reward_adapters.contract import Card, CardKind, ProductKind, Recipient, RecipientKind
+from reward_adapters.contract import AfterSale, Card, CardKind, ProductKind, Recipient, RecipientKind
 from reward_adapters.money import Money, yuan
 from reward_server.domain.order import (
     EVIDENCE_LIMIT,
+    CardPrint,
     Evidence,
     Failure,
     FailureReason,
@@ -17,6 +18,7 @@ from reward_server.domain.order import (
     OrderState,
     PurchaseRecord,
     PurchaseState,
+    ReviewItem,
     ReviewReason,
     Source,
 )
@@ -157,6 +159,39 @@ def test_the_explained_view_has_the_purchases() -> None:
     assert second.review_reason == order_pb2.REVIEW_REASON_DEADLINE
 
 
+def test_what_became_of_a_delivery_is_told_as_of_the_version() -> None:
+    """A card says what became of it even where the stored card doesn't; the order says the worst, and when it ended."""
+    first = replace(
+        ORDER.purchases[0],
+        cards=(CardPrint("i", "c", card_no=1, after_sale=AfterSale.REVERSED),),
+        items=(ReviewItem(ReviewReason.REVERSED, 1_780_000_000_300, "taken back"),),
+        settled_at=1_780_000_000_400,
+    )
+    order = replace(
+        ORDER.with_purchase(first),
+        after_sale=AfterSale.REVERSED,
+        settled_at=1_780_000_000_400,
+        cancel_requested_at=1_780_000_000_100,
+    )
+    message = order_message(order, CARDS, View.EXPLAINED)
+    assert (message.after_sale, message.cards[0].after_sale) == (order_pb2.AFTER_SALE_REVERSED,) * 2
+    assert message.settled_time.ToMilliseconds() == 1_780_000_000_400
+    assert message.cancel_requested_time.ToMilliseconds() == 1_780_000_000_100
+    [item] = message.purchases[0].review_items
+    assert (item.reason, item.detail) == (order_pb2.REVIEW_REASON_REVERSED, "taken back")
+    assert item.open_time.ToMilliseconds() == 1_780_000_000_300
+    assert message.purchases[0].settled_time.ToMilliseconds() == 1_780_000_000_400
+
+
+def test_what_never_happened_has_no_time() -> None:
+    """An order that isn't settled, and that nobody wished to cancel, has neither time; its cards are fine."""
+    message = order_message(ORDER, CARDS, View.EXPLAINED)
+    assert not message.HasField("settled_time")
+    assert not message.HasField("cancel_requested_time")
+    assert (message.after_sale, message.cards[0].after_sale) == (order_pb2.AFTER_SALE_UNSPECIFIED,) * 2
+    assert not message.purchases[0].HasField("settled_time")
+
+
 def test_a_failure_is_told() -> None:
     """A failed order says why, in a type and in words."""
     message = order_message(replace(ORDER, failure=Failure(FailureReason.OUT_OF_STOCK, "none left")), (), View.BASIC)
@@ -183,6 +218,7 @@ def test_money_keeps_its_sign_and_decimals(money: int, units: int, nanos: int) -
         (messages.REVIEW_REASONS, order_pb2.ReviewReason, 0),
         (messages.PURCHASE_STATES, order_pb2.PurchaseState, 0),
         (messages.CARD_KINDS, order_pb2.CardKind, 0),
+        (messages.AFTER_SALES, order_pb2.AfterSale, 0),
         (messages.RECIPIENT_KINDS, catalog_service_pb2.RecipientKind, 0),
         (messages.NOT_ORDERABLE, catalog_service_pb2.NotOrderableReason, 0),
     ],

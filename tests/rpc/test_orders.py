@@ -11,7 +11,7 @@ from rewardservice.v1 import catalog_service_pb2 as catalog_pb
 from rewardservice.v1 import order_pb2
 from rewardservice.v1 import reward_service_pb2 as pb
 
-from .world import Refused, World, refused
+from .world import Api, Refused, World, refused
 
 
 async def failure(call: object) -> Refused:
@@ -303,3 +303,46 @@ async def test_a_product_says_what_it_needs(served: World) -> None:
     assert (error.code, error.reason, error.metadata["product_id"]) == (
         grpc.StatusCode.NOT_FOUND, "PRODUCT_NOT_FOUND", "nope",
     )  # fmt: skip
+
+
+# --- Cancelling -------------------------------------------------------------------------------------------------------
+
+
+async def cancel(api: Api, **fields: object) -> order_pb2.Order:
+    """Cancels an order."""
+    request = pb.CancelOrderRequest(**fields)  # type: ignore[arg-type]
+    return (await api.rewards.CancelOrder(request, metadata=api.metadata)).order
+
+
+async def test_an_order_that_was_not_sent_is_cancelled_by_either_id(served: World) -> None:
+    """The answer is the cancelled order; asked again it is the same, and the client's log has one update of it."""
+    api = served.api()
+    for number, name in enumerate(("order_id", "client_order_id")):
+        created = await api.create(f"c-{number}")
+        order = await cancel(api, **{name: getattr(created.order, name)})
+        assert order.state == order_pb2.ORDER_STATE_CANCELLED
+        assert order.cancel_requested_time == order.settled_time == order.update_time
+        assert await cancel(api, **{name: getattr(created.order, name)}) == order
+        page = await api.updates(after=created.resume_token)
+        assert [update.order.version for update in page.updates] == [2]
+
+
+async def test_an_order_that_ended_otherwise_cannot_be_cancelled(served: World) -> None:
+    """The error says how it ended."""
+    api = served.api()
+    order_id = (await api.create()).order.order_id
+    await served.change(order_id, OrderState.FULFILLED, cards=1)
+    error = await failure(cancel(api, order_id=order_id))
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ORDER_NOT_CANCELLABLE")
+    assert (error.metadata["order_id"], error.metadata["state"]) == (order_id, "fulfilled")
+    assert "google.rpc.ResourceInfo" in error.details
+
+
+async def test_nobody_cancels_an_order_of_somebody_else(served: World) -> None:
+    """It doesn't exist for others; an id is needed, and view FULL the permission to read cards."""
+    order_id = (await served.api().create("c-1")).order.order_id
+    other = served.api("other-key")
+    assert (await failure(cancel(other, order_id=order_id))).reason == "ORDER_NOT_FOUND"
+    assert (await failure(cancel(other, client_order_id="c-1"))).reason == "ORDER_NOT_FOUND"
+    assert (await failure(cancel(served.api()))).violations.keys() == {"id"}
+    assert (await served.api().get(order_id)).version == 1

@@ -51,9 +51,10 @@ def test_every_reason_is_produced() -> None:
 
 
 def test_the_contracts_comments_name_the_codes() -> None:
-    """Codes that may be retried blindly are used for nothing but a store or a server that is away."""
+    """Codes that may be retried blindly are used for nothing but somebody who is away: the store, the server, or
+    a supplier that an operator asks something."""
     retried = {kind for kind, (code, _) in STATUS.items() if code is grpc.StatusCode.UNAVAILABLE}
-    assert retried == {errors.ServerDraining, StoreUnavailable, StoreBroken}
+    assert retried == {errors.ServerDraining, errors.SupplierUnavailable, StoreUnavailable, StoreBroken}
 
 
 def test_what_the_store_says_stays_inside() -> None:

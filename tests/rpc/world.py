@@ -2,21 +2,25 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 
-from reward_adapters.contract import Card, CardKind, ProductKind, RecipientKind
+from reward_adapters.contract import Card, CardKind, Dealer, ProductKind, RecipientKind
 from reward_adapters.money import yuan
 from reward_server.access import Access, Client, Permission, key_hash
 from reward_server.catalogue import Catalogue, FormField, Product, ProductOffer
 from reward_server.clock import Clock
+from reward_server.domain import moves
 from reward_server.domain.ids import IdSource
 from reward_server.domain.order import Failure, Order, OrderState
+from reward_server.engine.account import Account, AccountPlan
+from reward_server.engine.inquiries import Inquiries
 from reward_server.engine.ordering import (
     NotOrderable,
     OrderRequest,
@@ -24,13 +28,14 @@ from reward_server.engine.ordering import (
     differing_fields,
     make_order,
 )
-from reward_server.errors import ClientOrderIdReused, ProductNotFound, ProductNotOrderable
+from reward_server.errors import ClientOrderIdReused, OrderNotCancellable, ProductNotFound, ProductNotOrderable
 from reward_server.hub import Hub
 from reward_server.metrics import Metrics
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
 from reward_server.rpc.catalog_service import CatalogService
 from reward_server.rpc.interceptor import RpcInterceptor
+from reward_server.rpc.operator_service import OperatorService
 from reward_server.rpc.ports import RpcMetrics
 from reward_server.rpc.reward_service import RewardService
 from reward_server.rpc.server import RpcServer, TlsFiles, build_server
@@ -38,7 +43,7 @@ from reward_server.rpc.streaming import StreamParts
 from reward_server.sealing import MasterKeys, Vault
 from reward_server.store import Change, Created, Head, OrderQuery, SealedCard, Store
 from reward_server.store.open import open_store
-from rewardservice.v1 import catalog_service_pb2_grpc, reward_service_pb2_grpc
+from rewardservice.v1 import catalog_service_pb2_grpc, operator_service_pb2_grpc, reward_service_pb2_grpc
 from rewardservice.v1 import order_pb2 as order_pb
 from rewardservice.v1 import reward_service_pb2 as pb
 
@@ -110,6 +115,17 @@ class Shop:
         order = make_order(request, wanted, at=clock.now_ms(), new_id=new_id, usable=lambda _account: True)
         return await self._store.create(order)
 
+    async def cancel(self, order: Order) -> Order:
+        """Notes the wish as the engine does; asks nobody."""
+        if self.fail_with is not None:
+            raise self.fail_with
+        if order.state.is_terminal and order.state is not OrderState.CANCELLED:
+            raise OrderNotCancellable(order.order_id, order.state)
+        step = moves.request_cancel(order, at=clock.now_ms())
+        if step.news:
+            assert await self._store.save(Change(order=step.order, visible=step.visible))
+        return step.order
+
     def orderable(self, wanted: Product) -> NotOrderable | None:
         """Only the product "paused" isn't."""
         return NotOrderable.SUPPLIER_PAUSED if wanted.product_id == "paused" else None
@@ -138,6 +154,7 @@ class Api:
         self.channel = channel
         self.rewards = reward_service_pb2_grpc.RewardServiceStub(channel)
         self.catalog = catalog_service_pb2_grpc.CatalogServiceStub(channel)
+        self.operator = operator_service_pb2_grpc.OperatorServiceStub(channel)
 
     async def create(self, client_order_id: str = "", **fields: Any) -> pb.CreateOrderResponse:
         """Orders one card."""
@@ -246,6 +263,7 @@ class World:
     server: RpcServer
     tokens: Tokens
     metrics: Metrics
+    accounts: dict[str, Account]
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def api(self, key: str | None = "shop-key", *, options: Any = (), **metadata: str) -> Api:
@@ -330,6 +348,7 @@ async def world(
     reflection: bool = True,
     tls: TlsFiles | None = None,
     max_message_bytes: int = 262_144,
+    suppliers: Mapping[str, Dealer] = MappingProxyType({}),
 ) -> AsyncIterator[World]:
     """A server that answers."""
     real = await open_store(f"sqlite:///{folder}/rewards.db")
@@ -351,11 +370,24 @@ async def world(
         now_ms=clock.now_ms,
         stall_seconds=stall_seconds,
     )
+    accounts = {
+        name: Account(
+            AccountPlan(name=name, adapter="scripted", traits=supplier.traits),
+            supplier,
+            store=store,
+            sealer=vault.system,
+            clock=clock,
+            metrics=metrics,
+        )
+        for name, supplier in suppliers.items()
+    }
+    inquiries = Inquiries(accounts, catalogue, clock=clock, metrics=metrics)
     access = Access(Client(name, (key_hash(f"{name}-key"),), permissions) for name, permissions in CLIENTS.items())
     server = build_server(
         address="127.0.0.1:0",
         reward_service=RewardService(shop, parts, default_heartbeat=heartbeat),
         catalog_service=CatalogService(catalogue, shop, tokens),
+        operator_service=OperatorService(inquiries, store, vault.system, tokens),
         interceptor=RpcInterceptor(access, measured, max_message_bytes),
         hub=hub,
         max_message_bytes=max_message_bytes,
@@ -363,13 +395,16 @@ async def world(
         tls=tls,
     )
     await server.start()
-    running = World(store, vault, shop, hub, server, tokens, metrics)
+    running = World(store, vault, shop, hub, server, tokens, metrics, accounts)
     try:
         yield running
     finally:
         for channel in running.channels:
             await channel.close()
         await server.stop(0)
+        await inquiries.close()
+        for account in accounts.values():
+            await account.close()
         await real.close()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from reward_sandbox import KINDS, Sandbox, SandboxSettings, catalogue
+from reward_sandbox import Sandbox, SandboxSettings, catalogue, shops
 from reward_sandbox.kasushou import APIKEY, USER_ID
 
 
@@ -71,7 +71,7 @@ async def test_books_and_reset(sandbox: Any, client: Any, clock: Any) -> None:
     await control(sandbox, client, "reset")
     async with client.session.get(f"{sandbox.url}/books") as response:
         books = await response.json()
-    assert set(books) == set(KINDS)
+    assert set(books) == set(shops())
     assert all(book["orders"] == [] and book["balance"] == "100000000.00" for book in books.values())
     async with client.session.get(f"{sandbox.url}/books/nobody") as response:
         assert response.status == 404
@@ -130,7 +130,7 @@ async def test_stop_is_quick(client: Any, clock: Any, until: Any) -> None:
 def test_catalogue_is_complete() -> None:
     """Every scenario is a product whose cost stays under its limit, and every secret key is there."""
     config = tomllib.loads(catalogue("http://127.0.0.1:8090"))
-    assert set(config["suppliers"]) == set(KINDS)
+    assert set(config["suppliers"]) == set(shops())
     assert config["suppliers"]["dushu"]["base_url"] == "http://127.0.0.1:8090/dushu/"
     products = {product["id"]: product for product in config["products"]}
     assert len(products) == len(config["products"])
@@ -165,7 +165,7 @@ async def test_program_serves_until_told_to_stop(client: Any, clock: Any) -> Non
     found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
     assert found, line
     async with client.session.get(f"{found.group()}/books") as response:
-        assert set(await response.json()) == set(KINDS)
+        assert set(await response.json()) == set(shops())
     second = await start_program("serve", "--port", found.group(1))
     out, err = await second.communicate()
     assert (second.returncode, out, len(err.splitlines())) == (1, b"", 1)

@@ -3,11 +3,15 @@
 import asyncio
 import hashlib
 import json
+from collections import Counter
+from decimal import Decimal
 from typing import Any
 
+import aiohttp
 import pytest
 
-from reward_sandbox.dushu import APPID, APPSECRET, signature, signed_well
+from reward_sandbox.dushu import APPID, APPSECRET, TOKENS_A_DAY, signature, signed_well
+from reward_sandbox.scenarios.dushu import SCENARIOS
 
 DOC = {"appid": "fd0cac7cd6726d211f", "appsecret": "ca70d1f641c7fc2b3b9fd1fbaa87e646b83014a0"}
 SAMPLE = (
@@ -214,4 +218,124 @@ async def test_product_list(sandbox: Any, client: Any) -> None:
     access = await token(sandbox, client)
     for body in ("", "{}"):
         _, answer = await call(sandbox, client, access, "/vip/product/list", body)
-        assert {"productNo": 200000148, "price": 365}.items() <= answer["data"][0].items()
+        listed = {product["productNo"]: product for product in answer["data"]}
+        assert len(listed) == len(SCENARIOS)
+        assert {"price": 365, "vipValue": 1, "vipUnit": 1}.items() <= listed[200000148].items()
+        assert {"price": 188, "vipValue": 6, "vipUnit": 2}.items() <= listed[200000501].items()
+        assert {"price": 9.9, "vipValue": 7, "vipUnit": 3}.items() <= listed[200000502].items()
+
+
+@pytest.mark.parametrize(
+    ("product", "status", "code"),
+    [(200000601, 401, "100003"), (200000602, 200, "100003"), (200000603, 401, "100002")],
+)
+async def test_tokens_end_at_the_first_call(sandbox: Any, client: Any, product: int, status: int, code: str) -> None:
+    """Nobody's token is good any more, and only a new one brings the order."""
+    access = await token(sandbox, client)
+    body = order(productNo=product, fee=188)
+    answered, answer = await call(sandbox, client, access, "/vip/order/create", body)
+    assert (answered, answer["status"]) == (status, code)
+    answered, answer = await call(sandbox, client, access, "/vip/order/create", body)
+    assert (answered, answer["status"]) == (401, code)
+    assert sandbox.books("dushu")["orders"] == []
+    assert (await create(sandbox, client, await token(sandbox, client), productNo=product, fee=188))["status"] == "0000"
+
+
+async def test_somebody_else_fetches_a_token(sandbox: Any, client: Any, clock: Any) -> None:
+    """token-rotated leaves the token of the create call five minutes more."""
+    access = await token(sandbox, client)
+    await create(sandbox, client, access, productNo=200000607, fee=188)
+    clock.now += 299
+    assert (await detail(sandbox, client, access))["status"] == "0000"
+    clock.now += 1
+    status, answer = await call(sandbox, client, access, "/vip/order/detail", json.dumps({"tradeNo": "DS1"}))
+    assert (status, answer["status"]) == (401, "100003")
+
+
+async def test_a_days_tokens_are_used_up(sandbox: Any, client: Any, clock: Any) -> None:
+    """The limit counts by day; issued tokens stay good, and the next day there are more."""
+    query = f"grant_type=client_credentials&client_id={APPID}&client_secret={APPSECRET}"
+    url = f"{sandbox.url}/dushu/oauth/token?{query}"
+    access = await token(sandbox, client)
+    answers: Counter[tuple[int, str]] = Counter()
+    for _ in range(TOKENS_A_DAY):
+        status, answer = await client.post_for_status(url)
+        answers[status, answer.get("error", "")] += 1
+    assert answers == {(200, ""): TOKENS_A_DAY - 1, (429, "too_many_requests"): 1}
+    assert (await create(sandbox, client, access))["status"] == "0000"
+    clock.now += 86400
+    await token(sandbox, client)
+    await sandbox.order("dushu", "mode", tokens_left="none")
+    assert (await client.post_for_status(url))[0] == 429
+
+
+async def test_an_address_that_is_not_registered(sandbox: Any, client: Any) -> None:
+    """Every call is refused with 100012 and HTTP 403, the token call included."""
+    access = await token(sandbox, client)
+    await sandbox.order("dushu", "mode", allow_list="others")
+    calls = [
+        call(sandbox, client, access, "/vip/order/create", order()),
+        call(sandbox, client, access, "/vip/order/detail", json.dumps({"tradeNo": "DS1"})),
+        call(sandbox, client, access, "/vip/product/list", ""),
+        client.post_for_status(
+            f"{sandbox.url}/dushu/oauth/token?grant_type=client_credentials&client_id={APPID}&client_secret={APPSECRET}"
+        ),
+    ]
+    for one in calls:
+        status, answer = await one
+        assert (status, answer["status"], answer["suceess"]) == (403, "100012", False)
+    assert sandbox.books("dushu")["orders"] == []
+
+
+async def test_a_phone_number_has_one_account(sandbox: Any, client: Any) -> None:
+    """A number that comes first is given a userId, and keeps it; another number has another."""
+    access = await token(sandbox, client)
+    users = []
+    for number, mobile in (("DS1", "15888888888"), ("DS2", "15888888888"), ("DS3", "15888888889")):
+        await create(sandbox, client, access, tradeNo=number, mobile=mobile)
+        users.append((await detail(sandbox, client, access, number))["data"]["userId"])
+    assert users[0] == users[1] != users[2]
+    assert all(isinstance(user, int) for user in users)
+
+
+async def test_an_order_is_found_late(sandbox: Any, client: Any) -> None:
+    """known-late is taken and not found until its number comes again, which is answered 2004."""
+    access = await token(sandbox, client)
+    with pytest.raises(aiohttp.ClientError):
+        await create(sandbox, client, access, productNo=200000537, fee=188)
+    assert len(sandbox.books("dushu")["orders"]) == 1
+    assert (await detail(sandbox, client, access))["status"] == "0006"
+    assert (await create(sandbox, client, access, productNo=200000537, fee=188))["status"] == "2004"
+    assert (await detail(sandbox, client, access))["data"]["orderStatus"] == "COMPLETE"
+
+
+@pytest.mark.parametrize(("product", "ours"), [(200000512, "188.01"), (200000513, "187.99")])
+async def test_a_price_that_moved_by_a_fen(sandbox: Any, client: Any, product: int, ours: str) -> None:
+    """The catalogue's 188 is refused with 2002, the supplier's own price is taken."""
+    access = await token(sandbox, client)
+    assert (await create(sandbox, client, access, productNo=product, fee=188))["status"] == "2002"
+    answer = await create(sandbox, client, access, productNo=product, fee=float(ours))
+    assert answer["status"] == "0000"
+    assert Decimal(sandbox.books("dushu")["orders"][0]["charged"]) == Decimal(ours)
+
+
+@pytest.mark.parametrize("code", [f"10000{n}" for n in range(1, 10)] + ["100010", "100011", "100012", "100013"])
+async def test_gateway_codes_have_their_http_status(sandbox: Any, client: Any, code: str) -> None:
+    """401 for tokens, 403 for rights and addresses, else 200; ordered by hand, nothing is booked."""
+    access = await token(sandbox, client)
+    await sandbox.order("dushu", "answer", refuse={"code": code, "text": "网关"})
+    status, answer = await call(sandbox, client, access, "/vip/order/create", order())
+    expected = 401 if code in ("100002", "100003", "100004") else 403 if code >= "100008" else 200
+    assert (status, answer["status"], answer["msg"]) == (expected, code, "网关")
+    assert sandbox.books("dushu")["orders"] == []
+
+
+async def test_foreign_callbacks_are_not_the_suppliers(start: Any, client: Any, receiver: Any, until: Any) -> None:
+    """foreign-callbacks posts what no page documents to where callbacks of this account would go."""
+    sandbox = await start(callback_url=receiver.url)
+    access = await token(sandbox, client)
+    await create(sandbox, client, access, productNo=200000631, fee=188)
+    sent = await until(lambda: len(found := sandbox.books("dushu")["orders"][0]["callbacks"]) == 6 and found)
+    assert {attempt["url"] for attempt in sent} == {receiver.url.rpartition("/")[0] + "/dushu"}
+    assert "tradeNo=DS1" in sent[4]["body"]
+    assert '"DS202401010001"' in sent[5]["body"]

@@ -128,11 +128,11 @@ async def test_slow_answer_and_query(start: Any, client: Any, until: Any) -> Non
 
 
 async def test_card_catalogue(sandbox: Any, client: Any) -> None:
-    """Balance, list and detail speak of the same products; a page of 51 is refused."""
+    """Balance, list and detail speak of the same products; a page has 20 of them, one of 51 is refused."""
     base = f"{sandbox.url}/kaquan91_card/dcapi"
     signed = body(kaquan91_card.APPSECRET, appid=kaquan91_card.APPID)
     assert (await client.post(f"{base}/queryCash", signed, **FORM))["result"] == "100000000.00"
-    assert len((await client.post(f"{base}/card/queryCardList", signed, **FORM))["result"]) == 7
+    assert len((await client.post(f"{base}/card/queryCardList", signed, **FORM))["result"]) == 20
     page = body(kaquan91_card.APPSECRET, {"pageSize": "51"}, appid=kaquan91_card.APPID)
     assert (await client.post(f"{base}/card/queryCardList", page, **FORM))["code"] == 0
     detail = body(kaquan91_card.APPSECRET, appid=kaquan91_card.APPID, card_id="1845")

@@ -9,8 +9,16 @@ from urllib.parse import parse_qsl
 import pytest
 
 from reward_sandbox import CANARY
-from reward_sandbox._kasushou_wire import callback_signature, request_signature, request_signed_well
-from reward_sandbox.kasushou import APIKEY, USER_ID
+from reward_sandbox._kasushou_wire import (
+    PROXIES,
+    SPELLINGS,
+    callback_signature,
+    request_signature,
+    request_signed_well,
+)
+from reward_sandbox.kasushou import APIKEY, CALLBACKS, USER_ID
+from reward_sandbox.scenario import GENUINE
+from reward_sandbox.scenarios.kasushou import SCENARIOS
 
 KEY = "H0YnuPpcVtx7rQdMTbjN6932s5oDOqFa"
 SAMPLE = (
@@ -270,7 +278,7 @@ async def test_callback_is_signed_and_repeated(
 
 async def test_callback_as_a_form(start: Any, client: Any, clock: Any, receiver: Any) -> None:
     """In form mode the card list is JSON text in one field, and the signature is the same."""
-    sandbox = await start(kasushou_callback_form=True)
+    sandbox = await start(callback_format="form")
     receiver.answers = [b"ok"]
     await buy(sandbox, client, clock, url=receiver.url)
     fields: dict[str, object] = dict(parse_qsl((await receiver.arrived.get()).decode()))
@@ -292,8 +300,173 @@ async def test_close_is_followed_by_a_callback(start: Any, client: Any, clock: A
 
 async def test_goods(sandbox: Any, client: Any, clock: Any) -> None:
     """List, info and template describe the goods that can be bought."""
-    listed = (await call(sandbox, client, clock, "goods/list"))["data"]
-    assert listed["total"] == len(listed["list"]) == 6
+    listed = [
+        (await call(sandbox, client, clock, "goods/list", page=page, limit=100))["data"]["list"] for page in (1, 2)
+    ]
+    assert len(listed[0]) == 100
+    ids = [goods["id"] for page in listed for goods in page]
+    # One of them is known to nobody.
+    assert len(ids) == len(set(ids)) == len(SCENARIOS) - 1
     info = (await call(sandbox, client, clock, "goods/info", id=2911))["data"]
     assert (info["goods_type"], info["goods_price"], info["attach"][0]["key"]) == (2, "49.50", "recharge_account")
     assert (await call(sandbox, client, clock, "goods/attach", goods_id="2909"))["data"] == []
+
+
+async def test_goods_of_one_category(sandbox: Any, client: Any, clock: Any) -> None:
+    """The category tree leads to the products of a kind, and a keyword to those of a name."""
+    (top,) = (await call(sandbox, client, clock, "goods/cate"))["data"]
+    (topups,) = [child["id"] for child in top["children"] if child["name"] == "直充"]
+    found = (await call(sandbox, client, clock, "goods/list", cate_id=topups))["data"]["list"]
+    assert {goods["goods_type"] for goods in found} == {2}
+    assert 2911 in {goods["id"] for goods in found}
+    found = (await call(sandbox, client, clock, "goods/list", keyword="延迟出卡"))["data"]["list"]
+    assert [goods["id"] for goods in found] == [2910]
+
+
+async def test_moved_prices_are_logged(sandbox: Any, client: Any, clock: Any) -> None:
+    """The price log tells old and new price, and at most a hundred entries a page."""
+    assert (await call(sandbox, client, clock, "goods/pricelog"))["data"] == {"list": [], "total": 0}
+    await sandbox.order("kasushou", "price", product="2909", price="99.00")
+    (entry,) = (await call(sandbox, client, clock, "goods/pricelog", day=3))["data"]["list"]
+    assert (entry["goods_id"], entry["price"], entry["price1"], entry["price_type"]) == (2909, "99.00", "98.50", 1)
+    assert (await call(sandbox, client, clock, "goods/pricelog", limit=101))["code"] == 400
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"id": 2931}, "商品不存在"),
+        ({"id": 2932}, "商品已暂停销售"),
+        ({"id": 2933}, "商品已禁止销售"),
+        ({"id": 2937}, "购买数量错误，允许5到100"),
+        ({"id": 2938, "quantity": 6}, "购买数量错误，允许1到5"),
+        ({"id": 2939, "attach": {"recharge_account": "13800138000"}}, "缺少下单参数：lblName9"),
+        ({"id": 2940, "attach": {"recharge_account": "13800138000"}}, "充值账号错误"),
+        (
+            {"id": 2921, "attach": {"recharge_account": "13800138000", "lblName1": "双线一区"}},
+            "缺少下单参数：zone_role",
+        ),
+    ],
+)
+async def test_refusals_say_why(sandbox: Any, client: Any, clock: Any, changes: dict[str, object], text: str) -> None:
+    """Each in its own words, and all with code 400."""
+    answer = await buy(sandbox, client, clock, **changes)
+    assert answer == {"code": 400, "msg": text}
+
+
+async def test_bounds_and_states_stand_in_the_product(sandbox: Any, client: Any, clock: Any) -> None:
+    """What the shop refuses can be read beforehand."""
+    goods = [(await call(sandbox, client, clock, "goods/info", id=number))["data"] for number in (2932, 2933, 2938)]
+    assert [one["status"] for one in goods] == [2, 3, 1]
+    assert (goods[2]["start_count"], goods[2]["end_count"]) == (1, 5)
+
+
+async def test_an_unknown_number_may_be_refused(start: Any, client: Any, clock: Any) -> None:
+    """Some sites answer with a text instead of an empty list, and with an HTTP status of the same number."""
+    sandbox = await start(not_found="refused")
+    unknown = await call(sandbox, client, clock, "order/info", external_orderno="nobody", day="0")
+    assert unknown == {"code": 400, "msg": "订单不存在"}
+
+
+async def test_the_guard_may_be_for_all_units(start: Any, client: Any, clock: Any) -> None:
+    """In that mode the price of one is too little for two."""
+    sandbox = await start(safe_price="total")
+    assert (await buy(sandbox, client, clock, quantity=2))["code"] == 400
+    assert (await buy(sandbox, client, clock, quantity=2, safe_price="197.00"))["code"] == 200
+
+
+async def test_other_addresses_only(sandbox: Any, client: Any, clock: Any) -> None:
+    """With the allow-list on, every call is refused."""
+    await sandbox.order("kasushou", "mode", allow_list="others")
+    assert (await call(sandbox, client, clock, "user/info"))["msg"] == "ip not allowed"
+
+
+async def test_a_fast_clock_refuses_right_time_stamps(sandbox: Any, client: Any, clock: Any) -> None:
+    """The site takes its own time for the right one."""
+    await sandbox.order("kasushou", "mode", site_clock="fast")
+    assert (await call(sandbox, client, clock, "user/info"))["msg"] == "时间戳错误"
+
+
+async def test_a_replay_must_ask_for_the_same(start: Any, client: Any, clock: Any) -> None:
+    """In replay mode the first order comes again, unless something else is asked for under its number."""
+    sandbox = await start(duplicates="replay")
+    first = await buy(sandbox, client, clock)
+    assert await buy(sandbox, client, clock) == first
+    assert (await buy(sandbox, client, clock, quantity=2))["code"] == 400
+    assert len(sandbox.books("kasushou")["orders"]) == 1
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_what_a_proxy_rewrites_is_not_signed_any_more(proxy: str) -> None:
+    """Same members, other bytes: neither the digest nor the spelling fits."""
+    body = SORTED_SAMPLE.replace('"mark":""', '"mark":"测试"').encode()
+    sign = request_signature("1", body, KEY)
+    assert request_signed_well("1", body, sign, KEY)
+    rewritten = PROXIES[proxy](json.loads(body))
+    assert json.loads(rewritten) == json.loads(body)
+    assert not request_signed_well("1", rewritten, sign, KEY)
+    assert not request_signed_well("1", rewritten, request_signature("1", rewritten, KEY), KEY)
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "fits"),
+    [
+        ("recursive", SAMPLE, False),
+        ("recursive", SORTED_SAMPLE, True),
+        ("ascii", '{"id":1,"mark":"\\u6d4b\\u8bd5/\\ud83c\\udf81"}', True),
+        ("ascii", '{"id":1,"mark":"测试"}', False),
+    ],
+)
+def test_compatible_sites_spell_otherwise(form: str, body: str, fits: bool) -> None:
+    """Some sort the keys of inner objects, too; some escape everything beyond ASCII."""
+    sign = request_signature("1", body.encode(), KEY)
+    assert request_signed_well("1", body.encode(), sign, KEY, SPELLINGS[form]) is fits
+
+
+_UNSIGNED = {"sign", "card_list", "express_list"}
+_SIGNED_WELL = list(CALLBACKS)[: list(CALLBACKS).index("wrong-secret")]
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+async def test_callbacks_by_name(sandbox: Any, client: Any, clock: Any, receiver: Any, name: str) -> None:
+    """Those before "wrong-secret" bear a signature that fits what they say, the others don't or are about no order."""
+    receiver.answers = [b"ok"]
+    await buy(sandbox, client, clock, url=receiver.url)
+    await receiver.arrived.get()
+    await sandbox.order("kasushou", "callback", name=name)
+    body = (await receiver.arrived.get()).decode()
+    fields: dict[str, Any] = json.loads(body) if body.startswith("{") else dict(parse_qsl(body))
+    sign = fields.get("sign", "")
+    if name == "product-notice":
+        fields = {key: fields[key] for key in ("id", "time")}
+    signed = {key: value for key, value in fields.items() if key not in _UNSIGNED}
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    if name != "raw-slashes":
+        text = text.replace("/", "\\/")
+    digest = hashlib.sha1(f"{fields.get('time')}{text}{APIKEY}".encode(), usedforsecurity=False).hexdigest()
+    fits = sign == (digest.upper() if name == "upper-case-sign" else digest)
+    assert fits is (name in _SIGNED_WELL or name == "no-number")
+    if name == "no-number":
+        assert "external_orderno" not in fields
+
+
+async def test_a_genuine_callback_is_the_same_every_time(
+    sandbox: Any, client: Any, clock: Any, receiver: Any, until: Any
+) -> None:
+    """Its time is the one of the state, so that a repetition is byte for byte the first one."""
+    receiver.answers = [b"ok"]
+    await buy(sandbox, client, clock, url=receiver.url)
+    first = await receiver.arrived.get()
+    clock.now += 100
+    await sandbox.order("kasushou", "callback", name=GENUINE)
+    assert await receiver.arrived.get() == first
+
+
+async def test_a_close_may_be_forgotten_or_refused(start: Any, client: Any, clock: Any) -> None:
+    """The wish is taken and nothing comes of it, or it is refused; the order stays as it was."""
+    sandbox = await start(step_seconds=3600)
+    for number, code in ((3062, 200), (3063, 400)):
+        bought = await buy(sandbox, client, clock, id=number, external_orderno=f"S{number}")
+        closed = await call(sandbox, client, clock, "order/close", ordersn=bought["data"]["ordersn"])
+        assert closed["code"] == code
+        assert (await looks(sandbox, client, clock, f"S{number}"))["status"] == 2

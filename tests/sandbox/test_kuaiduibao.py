@@ -244,3 +244,119 @@ async def test_lost_card_is_charged_in_silence(sandbox: Any, client: Any, until:
     (order,) = sandbox.books("kuaiduibao")["orders"]
     assert order["charged"] == "492.00"
     assert order["callbacks"] == []
+
+
+PHONE = "13800138000"
+FORGED = {
+    "wrong-secret",
+    "missing-sign",
+    "empty-sign",
+    "extra-field",
+    "tampered-status",
+    "tampered-number",
+    "field-twice",
+}
+"""Callbacks that no receiver may believe."""
+
+
+def genuine(body: bytes) -> bool:
+    """Whether a callback is signed by the rule of the signature page; no field may come twice."""
+    pairs = [(k, str(v)) for k, v in json.loads(body).items()] if body[:1] == b"{" else parse_qsl(body.decode(), True)
+    fields = dict(pairs)
+    sign = fields.pop("_sign", "")
+    text = "&".join(f"{key}={fields[key]}" for key in sorted(fields))
+    return len(fields) == len(pairs) - 1 and sign.lower() == own_sign(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "genuine",
+        "json",
+        "numeric-status",
+        "upper-case-sign",
+        "signed-extra-field",
+        "other-status",
+        "other-order",
+        "unknown-number",
+        "no-number",
+        *sorted(FORGED),
+    ],
+)
+async def test_callbacks_by_name(name: str, start: Any, client: Any, receiver: Any) -> None:
+    """Forgeries are forged, oddities are signed as the page says; each names what it is about."""
+    sandbox = await start(callback_url=receiver.url)
+    answer = await create(sandbox, client, await token(sandbox, client), "M1", "10081", receive_no=PHONE)
+    number = answer["data"]["order_no"]
+    sent = await sandbox.order("kuaiduibao", "callback", number="M1", name=name)
+    body = sent["callback"]["body"].encode()
+    assert genuine(body) == (name not in FORGED)
+    assert (b"M1" in body) == (name not in ("unknown-number", "no-number"))
+    assert (number.encode() in body) == (name != "other-order")
+
+
+async def test_an_unknown_callback_name_is_refused(sandbox: Any, client: Any) -> None:
+    """With words, not with a callback."""
+    await create(sandbox, client, await token(sandbox, client), "M1", "10002")
+    with pytest.raises(ValueError, match="no such callback"):
+        await sandbox.order("kuaiduibao", "callback", name="nonsense")
+
+
+async def test_who_is_not_heard_is_called_ten_times(start: Any, client: Any, receiver: Any, until: Any) -> None:
+    """The plan of the sister callbacks has nine pauses; the last answer counts again."""
+    sandbox = await start(callback_url=receiver.url)
+    receiver.answers = [json.dumps({"status": 1, "_sign": own_sign("status=1")}).encode()]
+    await create(sandbox, client, await token(sandbox, client), "M1", "10072", receive_no=PHONE)
+    await until(lambda: sandbox.idle)
+    (order,) = sandbox.books("kuaiduibao")["orders"]
+    assert [attempt["accepted"] for attempt in order["callbacks"]] == [False] * 9 + [True]
+    assert len(set(receiver.bodies)) == 1
+
+
+async def test_an_order_number_may_be_a_json_number(sandbox: Any, client: Any) -> None:
+    """20 digits, the same as in the books."""
+    answer = await create(sandbox, client, await token(sandbox, client), "M1", "10061", receive_no=PHONE)
+    number = answer["data"]["order_no"]
+    assert isinstance(number, int)
+    assert str(number) == sandbox.books("kuaiduibao")["orders"][0]["supplier_number"]
+    assert len(str(number)) == 20
+
+
+async def test_a_card_that_is_issued_later_is_not_in_the_answer(sandbox: Any, client: Any) -> None:
+    """Code 0 and an order number, as for a top-up."""
+    answer = await create(sandbox, client, await token(sandbox, client), "M1", "10024")
+    assert set(answer["data"]) == {"order_no"}
+    assert sandbox.books("kuaiduibao")["orders"][0]["delivered"] == []
+
+
+async def test_an_order_query_tells_what_became_of_an_order(start: Any, client: Any, until: Any) -> None:
+    """For apps that were granted one: status 0 and then 1, cards as in the create answer, 100404 for no order."""
+    sandbox = await start(step_seconds=60.0)
+    access = await token(sandbox, client)
+
+    async def query(number: str, access_token: str = access) -> tuple[int, Any]:
+        body = urlencode({"access_token": access_token, "out_trade_no": number}).encode()
+        status, answer = await client.post_for_status(f"{sandbox.url}/kuaiduibao/service/order/query", body, **FORM)
+        return status, answer
+
+    card = await create(sandbox, client, access, "M1", "10002")
+    topup = await create(sandbox, client, access, "M2", "10004", receive_no=PHONE)
+    _, found = await query("M1")
+    assert found["data"] == {**card["data"], "out_trade_no": "M1", "status": 1}
+    _, waiting = await query("M2")
+    assert waiting["data"] == {**topup["data"], "out_trade_no": "M2", "status": 0}
+    sandbox.forward(61)
+    await until(lambda: sandbox.books("kuaiduibao")["orders"][1]["outcome"] == "delivered")
+    assert (await query("M2"))[1]["data"]["status"] == 1
+    assert (await query("M3"))[1]["code"] == 100404
+    assert (await query("M1", "no-token"))[0] == 401
+
+
+async def test_the_life_of_new_tokens_can_be_set(sandbox: Any, client: Any) -> None:
+    """Until everything is reset."""
+    assert (await sandbox.order("kuaiduibao", "tokens", lifetime=60))["expired"] == 0
+    body = urlencode({"app_id": APP_ID, "app_secret": APP_SECRET}).encode()
+    answer = await client.post(f"{sandbox.url}/kuaiduibao/o-auth2/app/access-token", body, **FORM)
+    assert answer["expires_in"] == 60
+    await sandbox.reset()
+    await token(sandbox, client)

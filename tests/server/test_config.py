@@ -606,6 +606,8 @@ poll_plan = [1, 2.5]
 token_renew_margin_seconds = 9
 send_by_seconds = 100
 settle_by_seconds = 200
+aftersale_watch = 86400
+aftersale_every = 600
 """
     account = load(ACCOUNT + overrides).accounts["kss_a"]
     traits = account.traits
@@ -614,6 +616,7 @@ settle_by_seconds = 200
     assert (traits.look_delays, traits.token_margin) == ((1, 2.5), 9)
     assert traits.send_by == dict.fromkeys(account.supplier.traits.send_by, 100)
     assert traits.settle_by == dict.fromkeys(account.supplier.traits.settle_by, 200)
+    assert (traits.aftersale_watch, traits.aftersale_every) == (86_400, 600)
 
 
 @pytest.mark.parametrize("kind", adapter_kinds())

@@ -75,14 +75,14 @@ def test_the_rest() -> None:
     metrics.updates_published.inc()
     metrics.store_committed(5)
     metrics.alert("overcharged")
-    metrics.gauge_from("reward_test_age_seconds", "A test.", lambda: 4.5)
+    metrics.supplier_balance("a", 348.7)
     assert value(metrics, "reward_purchases_in_flight", account="a") == 1
     assert value(metrics, "reward_account_paused", account="a") == 1
     assert value(metrics, "reward_stream_messages_total") == 3
     assert value(metrics, "reward_store_batch_size_bucket", le="8.0") == 1
     assert value(metrics, "reward_store_batch_size_bucket", le="4.0") == 0
     assert value(metrics, "reward_alerts_total", kind="overcharged") == 1
-    assert value(metrics, "reward_test_age_seconds") == 4.5
+    assert value(metrics, "reward_supplier_balance_yuan", account="a") == 348.7
     assert b"reward_build_info{" in metrics.render()
     assert CONTENT_TYPE.startswith("text/plain")
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
+import itertools
 import os
 import socket
 import sys
@@ -11,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from grpc.aio import Channel, insecure_channel
 
 from reward_sandbox import Sandbox, SandboxSettings, catalogue
 from reward_server.app import App
+from reward_server.clock import Clock
 from reward_server.config import load_settings
 from reward_server.sealing import create_master_key_file
 from rewardservice.v1 import catalog_service_pb2_grpc, order_pb2, reward_service_pb2, reward_service_pb2_grpc
@@ -43,11 +51,19 @@ QUICK = {
 }
 
 
+_tried = itertools.count()
+
+
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that outgoing connections get: none of them takes it meanwhile.
+
+    Every process goes through a stretch of its own, so that two don't find the same one free.
+    """
+    while True:
+        port = 20_000 + 200 * (os.getpid() % 60) + next(_tried) % 200
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def toml_value(value: object) -> str:
@@ -72,6 +88,10 @@ class Place:
     accounts: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Keys added to single accounts."""
     extra: str = ""
+    kinds: tuple[str, ...] = ()
+    """Only these suppliers; none named: all."""
+    products: tuple[str, ...] = ()
+    """Only these products; none named: all."""
 
     def write(self) -> Path:
         """Writes the configuration and, once, the master key."""
@@ -79,8 +99,13 @@ class Place:
         if not key.exists():
             create_master_key_file(key)
         lines = []
-        for line in catalogue(self.sandbox_url).splitlines():
-            lines.append(line)
+        keys: dict[str, object] = {}
+        for line in catalogue(self.sandbox_url, self.kinds, self.products).splitlines():
+            if line.startswith("["):
+                keys = {}
+            if line.partition(" = ")[0] not in keys:
+                # Else the account has it set otherwise.
+                lines.append(line)
             if line.startswith("[suppliers."):
                 name = line.removeprefix("[suppliers.").rstrip("]")
                 keys = {**self.account, **self.accounts.get(name, {})}
@@ -120,6 +145,11 @@ class Caller:
             order_id=order_id, view=order_pb2.OrderView.Value(f"ORDER_VIEW_{view}")
         )
         return (await self.orders.GetOrder(request, metadata=self.metadata)).order
+
+    async def cancel(self, order_id: str) -> order_pb2.Order:
+        """Asks to cancel an order."""
+        request = reward_service_pb2.CancelOrderRequest(order_id=order_id)
+        return (await self.orders.CancelOrder(request, metadata=self.metadata)).order
 
     def stream(self, **fields: Any) -> Any:
         """Opens a stream of updates."""
@@ -171,7 +201,9 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def service(folder: Path, *, sandbox: SandboxSettings | None = None, **place: Any) -> AsyncIterator[Service]:
+async def service(
+    folder: Path, *, sandbox: SandboxSettings | None = None, clock: Clock | None = None, **place: Any
+) -> AsyncIterator[Service]:
     """Starts both on free ports and stops them afterwards."""
     http_port = free_port()
     settings = sandbox or SandboxSettings()
@@ -185,7 +217,7 @@ async def service(folder: Path, *, sandbox: SandboxSettings | None = None, **pla
     )
     async with Sandbox(settings) as suppliers:
         where = Place(folder=folder, sandbox_url=suppliers.url, http_port=http_port, **place)
-        app = App(load_settings(where.write(), {}))
+        app = App(load_settings(where.write(), {}), clock=clock)
         await app.start()
         client = Caller(where.grpc_port)
         try:
@@ -256,3 +288,28 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
     except grpc.aio.AioRpcError as error:
         return error
     raise AssertionError("the call was answered OK")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "reward test")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate_file, key_file = folder / "tls.crt", folder / "tls.key"
+    certificate_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return certificate_file, key_file

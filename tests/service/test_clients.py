@@ -1,24 +1,18 @@
 """The Python client and `rewardctl` against the real server."""
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from reward_sandbox import CANARY, Sandbox, SandboxSettings
 from rewardservice import RewardClient, TlsOptions, Update
 from rewardservice.errors import RewardError
 
-from .harness import Place, ServerProcess, State, free_port
+from .harness import Place, ServerProcess, State, certificate, free_port
 
 REWARDCTL = Path(sys.executable).with_name("rewardctl")
 
@@ -101,31 +95,6 @@ async def test_a_watch_goes_on_through_a_killed_server(server: ServerProcess) ->
         order = await client.wait_for(order_id=created.order.order_id, timeout=30)
         assert order.state == State.ORDER_STATE_FULFILLED
         assert seen == list(range(1, order.version + 1))
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "reward test")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file, key_file = folder / "tls.crt", folder / "tls.key"
-    certificate_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return certificate_file, key_file
 
 
 async def test_with_a_certificate_the_server_speaks_tls_only(tmp_path: Path) -> None:

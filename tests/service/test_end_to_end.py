@@ -31,11 +31,20 @@ CARDS = {
     "kuaiduibao/coupon": ("CARD_KIND_CODE", {"number", "link", "valid_from", "valid_until"}),
     "kuaiduibao/card": ("CARD_KIND_NUMBER_AND_SECRET", {"number", "secret", "valid_until"}),
     "kuaiduibao/card-pwd": ("CARD_KIND_NUMBER_AND_SECRET", {"number", "secret"}),
-    "kaquan91_card/type-0": ("CARD_KIND_CODE", {"secret", "warranty_end_time", "unit_cost"}),
-    "kaquan91_card/type-1": ("CARD_KIND_NUMBER_AND_SECRET", {"number", "secret", "warranty_end_time", "unit_cost"}),
-    "kaquan91_card/type-2": ("CARD_KIND_QR", {"qr", "warranty_end_time", "unit_cost"}),
-    "kaquan91_card/type-3": ("CARD_KIND_LINK_AND_SECRET", {"secret", "link", "warranty_end_time", "unit_cost"}),
-    "kaquan91_card/type-4": ("CARD_KIND_LINK", {"link", "instructions", "warranty_end_time", "unit_cost"}),
+    "kaquan91_card/type-0": ("CARD_KIND_CODE", {"secret", "warranty_end_time", "after_sale", "unit_cost"}),
+    "kaquan91_card/type-1": (
+        "CARD_KIND_NUMBER_AND_SECRET",
+        {"number", "secret", "warranty_end_time", "after_sale", "unit_cost"},
+    ),
+    "kaquan91_card/type-2": ("CARD_KIND_QR", {"qr", "warranty_end_time", "after_sale", "unit_cost"}),
+    "kaquan91_card/type-3": (
+        "CARD_KIND_LINK_AND_SECRET",
+        {"secret", "link", "warranty_end_time", "after_sale", "unit_cost"},
+    ),
+    "kaquan91_card/type-4": (
+        "CARD_KIND_LINK",
+        {"link", "instructions", "warranty_end_time", "after_sale", "unit_cost"},
+    ),
     "kasushou/card": ("CARD_KIND_NUMBER_AND_SECRET", {"number", "secret"}),
     "kasushou/card-delayed": ("CARD_KIND_NUMBER_AND_SECRET", {"number", "secret"}),
 }

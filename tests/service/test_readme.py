@@ -2,35 +2,15 @@
 
 import asyncio
 import json
-import os
 import re
-import runpy
 import shlex
-import subprocess
 import sys
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reward_adapters.contract import (
-    Absent,
-    Accepted,
-    Call,
-    Context,
-    Delivered,
-    HttpReply,
-    NotSent,
-    Outcome,
-    ProductKind,
-    Purchase,
-    Refused,
-    Supplier,
-    Unclear,
-)
-from reward_adapters.money import Money
 from reward_sandbox import Sandbox, SandboxSettings
 
 from .harness import Place, ServerProcess
@@ -127,68 +107,6 @@ async def test_the_python_program_works_as_printed(server: ServerProcess, tmp_pa
         printed.append(output.decode())
     assert re.fullmatch(r"CNRY[\w-]+\n", printed[0])
     assert printed[1] == printed[0]
-
-
-@pytest.fixture
-def skeleton(tmp_path: Path) -> Path:
-    """The adapter of the architecture page, as a file."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    file = tmp_path / "example_adapter.py"
-    file.write_text(code)
-    return file
-
-
-def test_the_skeleton_of_an_adapter_works(skeleton: Path) -> None:
-    """It builds requests, and reads each kind of answer as the page says."""
-    adapter = runpy.run_path(str(skeleton))["ADAPTER"]
-    config = adapter.config(base_url="https://shop.example/api", appid="1", appsecret="s")
-    supplier: Supplier = adapter.supplier(config)
-    purchase = Purchase(
-        number="0" * 26,
-        product_kind=ProductKind.CARD,
-        supplier_product="7",
-        quantity=2,
-        recipient=None,
-        unit_cost=Money(10_000),
-        unit_limit=Money(12_500),
-    )
-    context = Context(datetime.now(UTC))
-    call = supplier.place(purchase, context)
-    assert isinstance(call, Call)
-    assert call.request.url == "https://shop.example/api/buy"
-    assert b"limit=2.50" in call.request.body
-    answers: dict[bytes, type[Outcome]] = {
-        b'{"code": "0"}': Accepted,
-        b'{"code": "0", "card": "X-1"}': Delivered,
-        b'{"code": "0", "number": "1"}': Unclear,
-        b'{"code": "1001"}': Refused,
-        b'{"code": "1401"}': NotSent,
-        b'{"code": "1404"}': Absent,
-        b'{"code": []}': Unclear,
-        b"<html>": Unclear,
-    }
-    for body, outcome in answers.items():
-        assert type(call.read(HttpReply(200, body))) is outcome
-    look = supplier.query([purchase], context)
-    assert isinstance(look, Call)
-    assert look.read(HttpReply(200, b'{"code": "1404"}')) == {purchase.number: Absent()}
-
-
-def test_the_skeleton_of_an_adapter_has_true_types(skeleton: Path) -> None:
-    """mypy --strict has nothing to say, also where it has to be a `Supplier`."""
-    with skeleton.open("a") as file:
-        file.write("\n\nfrom reward_adapters.contract import Supplier\n\n")
-        file.write('SUPPLIER: Supplier = Example(Config(base_url="", appid="", appsecret=""))\n')
-    options = ["--strict", "--config-file=", "--cache-dir", str(skeleton.parent / "cache"), str(skeleton)]
-    found = subprocess.run(
-        [sys.executable, "-m", "mypy", *options],
-        env={**os.environ, "MYPYPATH": str(ROOT / "adapters")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_the_readme_links_to_pages_that_exist() -> None:

@@ -9,6 +9,8 @@ import pytest
 from reward_adapters.money import Money
 from reward_server.domain.order import CardPrint, Order, OrderState, PurchaseRecord, PurchaseState, Source
 from reward_server.store import (
+    CallbackPlace,
+    CallbackQuery,
     CallbackRecord,
     Change,
     KeptAnswer,
@@ -347,6 +349,24 @@ class PurchasesConformance:
         number = orders[1].purchases[0].number
         assert found[0] == OpenPurchase("shop", orders[1].order_id, number, "kss_a", PurchaseState.UNKNOWN)
 
+    async def test_delivered_purchases_are_open_while_they_are_watched(self, store: Store) -> None:
+        """What was delivered and may still be taken back is found at start, with the end of its watch; then no more."""
+        order = an_order()
+        await store.create(order)
+        change = delivered(order)
+        watched = replace(change.order.purchases[0], settled_at=0, watch_until=START + 1_000)
+        change = replace(change, order=change.order.with_purchase(watched))
+        await store.save(change)
+        key = ("shop", order.order_id, watched.number, "kss_a")
+        assert await store.open_purchases("", 10) == [OpenPurchase(*key, PurchaseState.DELIVERED, START + 1_000)]
+        longer = change.order.with_purchase(replace(watched, watch_until=START + 2_000))
+        await store.save(touched(longer))
+        assert await store.open_purchases("", 10) == [OpenPurchase(*key, PurchaseState.DELIVERED, START + 2_000)]
+        settled = touched(longer).order.with_purchase(replace(watched, settled_at=START + 2_000))
+        await store.save(touched(settled))
+        assert await store.open_purchases("", 10) == []
+        assert await store.purchase("kss_a", watched.number) is not None
+
     async def test_cards_come_by_order_and_place(self, store: Store) -> None:
         """The cards of several orders come grouped and in their places; hidden ones stay behind."""
         orders = [an_order(), an_order(), an_order()]
@@ -391,6 +411,27 @@ class PurchasesConformance:
         assert kept == [True, False, False]
         assert await store.keep_callback(replace(record, account="kdb_b"))
         assert await store.keep_callback(replace(record, digest=b"\x02" * 32))
+
+    async def test_callbacks_are_read_newest_first(self, store: Store) -> None:
+        """Of one account, page after page, also inside a millisecond; those of unknown numbers alone if asked."""
+        kept = [
+            CallbackRecord("kss_a", f"N{n}", "order" if n % 2 else "", bytes([9 - n]) * 32, START + n // 3, b"sealed")
+            for n in range(7)
+        ]
+        for record in (*kept, CallbackRecord("dushu", "N", "", b"\x01" * 32, START, b"sealed")):
+            assert await store.keep_callback(record)
+        newest_first = sorted(kept, key=lambda record: (record.at, record.digest), reverse=True)
+        assert await store.callbacks(CallbackQuery(account="kss_a")) == newest_first
+        unknown = await store.callbacks(CallbackQuery(account="kss_a", only_unknown=True))
+        assert unknown == [record for record in newest_first if not record.order_id]
+        found: list[CallbackRecord] = []
+        while True:
+            before = CallbackPlace(found[-1].at, found[-1].digest) if found else None
+            page = await store.callbacks(CallbackQuery(account="kss_a", before=before, limit=2))
+            found += page
+            if len(page) < 2:
+                break
+        assert found == newest_first
 
 
 class SecretsConformance:

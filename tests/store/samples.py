@@ -54,7 +54,7 @@ def an_order(client_id: str = "shop", **fields: Any) -> Order:
 
 def moved(order: Order, state: PurchaseState, order_state: OrderState, **change: Any) -> Change:
     """A visible change: the order's first purchase and the order itself move to these states."""
-    purchase = replace(order.purchases[0], state=state)
+    purchase = replace(order.purchases[0], state=state, settled_at=START if state is PurchaseState.DELIVERED else 0)
     after = replace(
         order.with_purchase(purchase), state=order_state, version=order.version + 1, revision=order.revision + 1
     )
@@ -62,7 +62,7 @@ def moved(order: Order, state: PurchaseState, order_state: OrderState, **change:
 
 
 def delivered(order: Order, **change: Any) -> Change:
-    """The change that settles an order."""
+    """The change that delivers and settles an order."""
     return moved(order, PurchaseState.DELIVERED, OrderState.FULFILLED, **change)
 
 

@@ -26,7 +26,7 @@ StateName = Literal[
     "cancelled",
 ]
 
-order_app = App(name="order", help="Create, read and watch orders.")
+order_app = App(name="order", help="Create, read, watch and cancel orders.")
 
 
 @order_app.command
@@ -152,6 +152,34 @@ async def get(
     async with options.client() as client:
         order = await client.get_order(order_id, client_order_id=client_order_id, view=view)
     _print_order(Output(options.output), order, order, show_cards=show_cards)
+    return Exit.OK
+
+
+@order_app.command
+async def cancel(
+    order_id: str | None = None,
+    /,
+    *,
+    client_order_id: str | None = None,
+    options: Given,
+) -> int:
+    """Cancel what can still be cancelled of an order.
+
+    What was never sent to a supplier never is. For the rest the wish is kept, suppliers that offer it are asked to take
+    the order down, and `rewardctl order watch` shows how it ends.
+
+    Parameters
+    ----------
+    order_id
+        The order's id.
+    client_order_id
+        Your own id for the order, instead.
+    """
+    if (order_id is None) == (client_order_id is None):
+        raise UsageError("give ORDER_ID or --client-order-id")
+    async with options.client() as client:
+        order = await client.cancel_order(order_id, client_order_id=client_order_id)
+    _print_order(Output(options.output), order, order, show_cards=False)
     return Exit.OK
 
 

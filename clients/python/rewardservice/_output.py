@@ -314,7 +314,10 @@ def print_order(output: Output, order: order_pb2.Order, *, show_cards: bool) -> 
             ("limit per unit", _money(order.max_unit_price) if order.HasField("max_unit_price") else ""),
             ("cost", _money(order.total_cost) if order.HasField("total_cost") else ""),
             ("failure", failure_text(order) if order.HasField("failure") else ""),
-            ("in review for", review_text(order)),
+            ("in review for" if _in_review(order) else "to be looked at", review_text(order)),
+            ("after sale", after_sale_text(order.after_sale)),
+            ("cancel wished", _time(order.cancel_requested_time)),
+            ("settled", _time(order.settled_time)),
             ("parameters", _pairs(dict(order.supplier_parameters))),
             ("metadata", _pairs(dict(order.metadata))),
             ("cards", "" if show_cards else hidden),
@@ -351,6 +354,13 @@ def _print_purchases(output: Output, order: order_pb2.Order) -> None:
             output.text(Text(f"evidence for {clean(purchase.number)}", style="bold"))
         for e in purchase.evidence:
             output.text(Text(f"  {_time(e.time)} {clean(e.source)}: {clean(e.outcome)} {clean(e.detail)}".rstrip()))
+        for item in purchase.review_items:
+            reason = enum_name(order_pb2.ReviewReason, item.reason)
+            output.text(Text(f"  {_time(item.open_time)} to be looked at: {reason}: {clean(item.detail)}"))
+        if purchase.answers:
+            output.text(Text(f"answers kept for {clean(purchase.number)}", style="bold"))
+        for kept in purchase.answers:
+            output.text(Text(f"  {_time(kept.time)} {clean(kept.source)}, {kept.size} bytes: {clean(kept.outline)}"))
 
 
 def products_table(products: Iterable[catalog.Product]) -> Fitted:
@@ -439,6 +449,8 @@ def cards_lines(order: order_pb2.Order) -> Iterator[Text]:
             ("instructions", card.instructions),
             ("valid from", _date(card.valid_from)),
             ("valid until", _date(card.valid_until)),
+            ("warranty", _time(card.warranty_end_time)),
+            ("after sale", after_sale_text(card.after_sale)),
         )
         for name, value in fields:
             if value:
@@ -464,9 +476,18 @@ def review_text(order: order_pb2.Order) -> str:
 
 def why_text(order: order_pb2.Order) -> str:
     """Why an order is not as one would wish; nothing when it is."""
-    if order.HasField("failure"):
-        return failure_text(order)
-    return f"in review for {review_text(order)}" if order.review_reasons else ""
+    reviews = f"{'in review for' if _in_review(order) else 'to be looked at:'} {review_text(order)}"
+    parts = [failure_text(order)] if order.HasField("failure") else []
+    return "; ".join([*parts, reviews] if order.review_reasons else parts)
+
+
+def _in_review(order: order_pb2.Order) -> bool:
+    return order.state == order_pb2.ORDER_STATE_NEEDS_REVIEW
+
+
+def after_sale_text(after_sale: order_pb2.AfterSale.ValueType) -> str:
+    """What became of a delivered item; nothing while it is simply fine."""
+    return enum_name(order_pb2.AfterSale, after_sale) if after_sale else ""
 
 
 def recipient_text(recipient: order_pb2.Recipient) -> str:

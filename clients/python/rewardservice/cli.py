@@ -20,6 +20,7 @@ try:
     from rewardservice._options import EXIT_CODES, Exit, Given, Options, UsageError, exit_for_error
     from rewardservice._orders import order_app
     from rewardservice._output import Output, complain, print_product, products_table
+    from rewardservice._suppliers import suppliers_app
     from rewardservice._wording import usage_lines
 except ModuleNotFoundError as missing:
     raise SystemExit(
@@ -37,6 +38,7 @@ app = App(
 products_app = App(name="products", help="List what can be ordered, or show one product.")
 app.command(order_app)
 app.command(products_app)
+app.command(suppliers_app)
 
 
 @app.meta.default

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from rewardservice._channel import TlsOptions, open_channel, usable_key
+from rewardservice._operating import OperatorCalls
 from rewardservice._retry import RequestT, ResponseT, call
 from rewardservice._watch import Watch
 from rewardservice.backoff import Backoff
@@ -36,7 +37,7 @@ _SILENT_HEARTBEATS = 3
 View: TypeAlias = order_pb2.OrderView.ValueType
 
 
-class RewardClient:
+class RewardClient(OperatorCalls):
     """A connection to RewardService. Use it as `async with RewardClient(...) as client`, one for the whole program.
 
     `target` is a gRPC target such as "rewards.internal:50051". `key` is the client's API key; without one the
@@ -134,13 +135,26 @@ class RewardClient:
         view: View = order_pb2.ORDER_VIEW_UNSPECIFIED,
     ) -> order_pb2.Order:
         """Reads one order by one of its two ids. View FULL shows its cards, EXPLAINED its purchases."""
-        _exactly_one(order_id, client_order_id)
         request = pb.GetOrderRequest(view=view)
-        if order_id is not None:
-            request.order_id = order_id
-        if client_order_id is not None:
-            request.client_order_id = client_order_id
+        _name(request, order_id, client_order_id)
         return (await self._call(self._rewards().GetOrder, request)).order
+
+    async def cancel_order(
+        self,
+        order_id: str | None = None,
+        *,
+        client_order_id: str | None = None,
+        view: View = order_pb2.ORDER_VIEW_UNSPECIFIED,
+    ) -> order_pb2.Order:
+        """Cancels what can still be cancelled of an order and returns it as it is now.
+
+        If nothing was sent to a supplier it is CANCELLED. Otherwise `cancel_requested_time` is set, nothing new is
+        sent, and the order ends as the supplier's evidence says: follow it with `watch` or `wait_for`. It may be
+        repeated. Raises RewardError with the reason ORDER_NOT_CANCELLABLE when the order has ended otherwise.
+        """
+        request = pb.CancelOrderRequest(view=view)
+        _name(request, order_id, client_order_id)
+        return (await self._call(self._rewards().CancelOrder, request)).order
 
     async def list_orders(
         self,
@@ -327,6 +341,16 @@ class RewardClient:
 def _exactly_one(order_id: str | None, client_order_id: str | None) -> None:
     if (order_id is None) == (client_order_id is None):
         raise ValueError("give either order_id or client_order_id")
+
+
+def _name(
+    request: pb.GetOrderRequest | pb.CancelOrderRequest, order_id: str | None, client_order_id: str | None
+) -> None:
+    _exactly_one(order_id, client_order_id)
+    if order_id is not None:
+        request.order_id = order_id
+    if client_order_id is not None:
+        request.client_order_id = client_order_id
 
 
 def _duration(seconds: float) -> Duration:

@@ -87,7 +87,7 @@ class Settings:
         base = self.callbacks.public_url
         if base is None and self.http.bind.is_loopback:
             base = f"http://{self.http.bind}"
-        return None if base is None else f"{base}/callbacks"
+        return f"{base}/callbacks" if base else None
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from reward_adapters import adapter_kinds, load_adapter
-from reward_adapters.contract import SECRET, Adapter, ProductKind, Supplier, Traits
+from reward_adapters.contract import SECRET, Adapter, Dealer, ProductKind, Traits
 from reward_server.config.problems import Path, Problems, scrubbed, suggestion
 from reward_server.config.sections import Section, read_entry, url_problem
 from reward_server.config.sources import UNUSABLE, Sources, decode, take_secret
@@ -30,7 +30,7 @@ class AccountSettings:
     """The adapter's kind."""
     config: Any = field(repr=False)
     """The adapter's own `Config`."""
-    supplier: Supplier = field(repr=False)
+    supplier: Dealer = field(repr=False)
     """Made of it; its own `traits` know nothing of the account's overrides."""
     traits: Traits
     """The adapter's traits with the account's overrides applied: what the engine goes by."""
@@ -55,6 +55,8 @@ class EngineKeys(Section):
     token_renew_margin_seconds: float | None = Field(None, ge=0, le=86_400)
     send_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
     settle_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
+    aftersale_watch: float | None = Field(None, ge=0, le=7_776_000)
+    aftersale_every: float | None = Field(None, gt=0, le=604_800)
 
     def applied_to(self, traits: Traits) -> Traits:
         """The traits with the overrides that were given."""
@@ -66,6 +68,8 @@ class EngineKeys(Section):
             "token_margin": self.token_renew_margin_seconds,
             "send_by": _for_all(traits.send_by, self.send_by_seconds),
             "settle_by": _for_all(traits.settle_by, self.settle_by_seconds),
+            "aftersale_watch": self.aftersale_watch,
+            "aftersale_every": self.aftersale_every,
         }
         return dataclasses.replace(traits, **{name: value for name, value in changed.items() if value is not None})
 
@@ -79,7 +83,7 @@ class Seller:
     """What offers are checked against; known of accounts that can't be used, too."""
 
     adapter: str
-    supplier: Supplier
+    supplier: Dealer
 
 
 def read_accounts(sources: Sources) -> tuple[dict[str, AccountSettings], dict[str, Seller]]:

@@ -169,12 +169,13 @@ class CallbackSettings(Section):
     """How suppliers reach us."""
 
     public_url: str | None = None
+    """"" = suppliers are not told where to call, not even on loopback."""
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
 
     @field_validator("public_url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
-        if value is not None and (problem := url_problem(value)):
+        if value and (problem := url_problem(value)):
             raise unusable(*problem)
         return value and value.rstrip("/")
 

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-ID_LENGTH = 26
 _COUNTER_BITS = 12
 
 
@@ -37,8 +36,3 @@ class IdSource:
             (self._last_ms & (1 << 48) - 1) << 80 | 7 << 76 | self._counter << 64 | 0b10 << 62 | self._random_bits(62)
         )
         return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
-
-
-def is_id(text: str) -> bool:
-    """Whether a text could be one of our ids."""
-    return len(text) == ID_LENGTH and all(c in _ALPHABET for c in text)

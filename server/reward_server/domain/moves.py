@@ -1,8 +1,9 @@
 """How orders change: one complete table of moves, and the one function that makes a move.
 
 `advance(order, number, event, …)` takes what was learned about one purchase and returns the order as it is after it.
-Dispatcher, looks, callbacks, recovery and operators all go through it; nothing else changes a purchase but `intend`,
-which notes the intention to send before the first byte leaves.
+Dispatcher, looks, callbacks, recovery and operators all go through it. Nothing else changes a purchase but `intend`,
+which notes the intention to send before the first byte leaves, `request_cancel`, which ends what was never sent, and
+the three that only note something: `note_callback`, `note_cancel_ask` and `note_cancel_answer`.
 
 The table says what each event means in each state. Three thoughts shape it:
 
@@ -12,7 +13,7 @@ The table says what each event means in each state. Three thoughts shape it:
   is kept hidden and shown to the operator, never delivered beside its replacement.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import TypeAlias
@@ -20,6 +21,7 @@ from typing import TypeAlias
 from reward_adapters.contract import (
     Absent,
     Accepted,
+    AfterSale,
     Card,
     Delivered,
     Doubt,
@@ -31,7 +33,8 @@ from reward_adapters.contract import (
     RefusedFor,
     Unclear,
 )
-from reward_adapters.money import Money
+from reward_adapters.money import Money, show_yuan
+from reward_server.domain import aftersale
 from reward_server.domain.order import (
     EVIDENCE_LIMIT,
     CardPrint,
@@ -67,9 +70,18 @@ class DeadlinePassed:
     """Not sent, or not settled, in time; for a sent purchase a look was made after the deadline."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelConfirmed:
-    """The supplier confirmed a cancellation, or nothing was sent yet."""
+    """The supplier took the purchase down at our wish."""
+
+    refund: Money | None = None
+    """What came back, where the supplier says so."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOver:
+    """The time in which something could still become of a delivered purchase is over, and one last look was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +99,14 @@ class OperatorDead:
 
 
 Event: TypeAlias = (
-    Outcome | SenderLost | AbsenceProven | DeadlinePassed | CancelConfirmed | OperatorDelivered | OperatorDead
+    Outcome
+    | SenderLost
+    | AbsenceProven
+    | DeadlinePassed
+    | CancelConfirmed
+    | WatchOver
+    | OperatorDelivered
+    | OperatorDead
 )
 
 
@@ -107,7 +126,11 @@ class Move(Enum):
     DELIVER = auto()
     """DELIVERED, or ACCEPTED while cards are missing."""
     COMPARE = auto()
-    """Delivered before: the cards must be the same."""
+    """Delivered before: the cards must be the same, and what became of them since is taken over."""
+    REVERSE = auto()
+    """Delivered before, and all of it taken back: the state stays, the items say so, a person looks."""
+    SETTLE = auto()
+    """Delivered, and not watched any more."""
     REFUSE = auto()
     """Dead if the refusal is certain; else the next look that finds nothing kills."""
     REFUND = auto()
@@ -123,7 +146,7 @@ class Move(Enum):
     REVIEW = auto()
     """A person has to look."""
     LATE_SUCCESS = auto()
-    """A dead purchase lives: keep what came, hidden, and alert."""
+    """A dead purchase lives: keep what came, hidden, and let a person look."""
 
 
 _S = PurchaseState
@@ -140,6 +163,7 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         AbsenceProven: Move.STAY,
         DeadlinePassed: Move.KILL,
         CancelConfirmed: Move.KILL,
+        WatchOver: Move.STAY,
         OperatorDelivered: Move.DELIVER,
         OperatorDead: Move.KILL,
     },
@@ -157,6 +181,7 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         # The read time-out ends this state long before any deadline.
         DeadlinePassed: Move.STAY,
         CancelConfirmed: Move.KILL,
+        WatchOver: Move.STAY,
         OperatorDelivered: Move.DELIVER,
         OperatorDead: Move.KILL,
     },
@@ -174,6 +199,7 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         AbsenceProven: Move.ALERT,
         DeadlinePassed: Move.REVIEW,
         CancelConfirmed: Move.KILL,
+        WatchOver: Move.STAY,
         OperatorDelivered: Move.DELIVER,
         OperatorDead: Move.KILL,
     },
@@ -190,6 +216,7 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         AbsenceProven: Move.RESEND_OR_DIE,
         DeadlinePassed: Move.REVIEW,
         CancelConfirmed: Move.KILL,
+        WatchOver: Move.STAY,
         OperatorDelivered: Move.DELIVER,
         OperatorDead: Move.KILL,
     },
@@ -199,13 +226,14 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         Delivered: Move.COMPARE,
         Refused: Move.ALERT,
         NotSent: Move.STAY,
-        Refunded: Move.ALERT,
+        Refunded: Move.REVERSE,
         Absent: Move.ALERT,
         Unclear: Move.STAY,
         SenderLost: Move.STAY,
         AbsenceProven: Move.ALERT,
         DeadlinePassed: Move.STAY,
-        CancelConfirmed: Move.ALERT,
+        CancelConfirmed: Move.REVERSE,
+        WatchOver: Move.SETTLE,
         OperatorDelivered: Move.STAY,
         OperatorDead: Move.STAY,
     },
@@ -221,10 +249,14 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         AbsenceProven: Move.STAY,
         DeadlinePassed: Move.STAY,
         CancelConfirmed: Move.STAY,
+        WatchOver: Move.STAY,
         OperatorDelivered: Move.LATE_SUCCESS,
         OperatorDead: Move.STAY,
     },
 }
+
+CANCEL_ASKS = 5
+"""How often a supplier is asked to cancel a purchase while it can't be reached."""
 
 LONGEST_WAIT_MS = 300_000
 """How long a supplier may ask one purchase to wait before it is sent: a slip of its pen must not cost days."""
@@ -264,10 +296,12 @@ class AlertKind(StrEnum):
     CONTRADICTION = "contradiction"
     LATE_SUCCESS = "late_success"
     OVERCHARGED = "overcharged"
-    REVIEW = "review"
+    DISPUTED = "disputed"
     REVERSED = "reversed"
+    REVIEW = "review"
     UNEXPECTED_ANSWER = "unexpected_answer"
     SUPPLIER_BALANCE = "supplier_balance"
+    SUPPLIER_PRICE = "supplier_price"
     SUPPLIER_REFUSES_US = "supplier_refuses_us"
     DEFECT = "defect"
 
@@ -278,6 +312,23 @@ class Alert:
 
     kind: AlertKind
     message: str
+
+
+_REFUSAL_ALERTS = {
+    RefusedFor.BALANCE: (Alert(AlertKind.SUPPLIER_BALANCE, "the supplier says that our balance is too low"),),
+    RefusedFor.PRICE: (
+        Alert(AlertKind.SUPPLIER_PRICE, "the supplier's price isn't the one of our catalogue any more"),
+    ),
+}
+"""Refusals that more orders will meet until somebody does something."""
+
+_ITEM_ALERTS = {
+    ReviewReason.LATE_SUCCESS: AlertKind.LATE_SUCCESS,
+    ReviewReason.OVERCHARGED: AlertKind.OVERCHARGED,
+    ReviewReason.DISPUTED: AlertKind.DISPUTED,
+    ReviewReason.REVERSED: AlertKind.REVERSED,
+}
+"""Alerts of review items; all others contradict a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +355,8 @@ class Circumstances:
     """When the look was begun that brought the event."""
     written_until: int | None = None
     """Set when it is known until when the request may have been written: the exchange is over, or its process is."""
+    watch_ms: int = 0
+    """How long after delivery something may still become of the purchase, where no card says so itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,6 +379,8 @@ class _Moved:
     purchase: PurchaseRecord
     cards: tuple[NewCard, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    note: str = ""
+    """What the evidence says, where the event's own words don't say it."""
 
 
 def advance(order: Order, number: str, event: Event, circumstances: Circumstances) -> Step:
@@ -336,16 +391,23 @@ def advance(order: Order, number: str, event: Event, circumstances: Circumstance
     after = moved.purchase
     if circumstances.written_until is not None and after.written_until == 0 and after.state is PurchaseState.UNKNOWN:
         after = replace(after, written_until=circumstances.written_until)
+    if order.cancel_requested_at and after.state is PurchaseState.WAITING and after.review is None:
+        # Proven unsent, and the client doesn't want it any more.
+        after = _dead(after, None, None)
     if after == before and not moved.cards:
         return Step(order, news=False, visible=False, alerts=moved.alerts)
     if after.state is not before.state:
         after = replace(after, updated_at=circumstances.at, owner=after.owner if after.state.is_open else "")
-    after = _with_evidence(after, event, circumstances)
+    after = _with_evidence(after, event, circumstances, moved.note)
     changed = replace(order.with_purchase(after), card_count=order.card_count + len(moved.cards))
     if before.state is not PurchaseState.DEAD and after.state is PurchaseState.DEAD:
         changed = _after_death(changed, after, circumstances)
     settled, visible = _settle(order, changed, circumstances.at)
-    return Step(settled, news=True, visible=visible, cards=moved.cards, alerts=moved.alerts)
+    opened = tuple(
+        Alert(_ITEM_ALERTS.get(item.reason, AlertKind.CONTRADICTION), item.detail)
+        for item in aftersale.opened(before, after)
+    )
+    return Step(settled, news=True, visible=visible, cards=moved.cards, alerts=moved.alerts + opened)
 
 
 def intend(order: Order, number: str, *, owner: str, at: int) -> Order:
@@ -374,15 +436,78 @@ def note_callback(order: Order, number: str, *, at: int) -> Order:
     purchase = order.purchase(number)
     if purchase.called_back:
         return order
-    entry = Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows")
-    purchase = replace(purchase, called_back=True, evidence=(*purchase.evidence, entry)[-EVIDENCE_LIMIT:])
-    return replace(order.with_purchase(purchase), revision=order.revision + 1)
+    return _with_note(
+        order,
+        replace(purchase, called_back=True),
+        Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows"),
+    )
+
+
+def request_cancel(order: Order, *, at: int) -> Step:
+    """The order with the client's wish to cancel noted, once: what waits to be sent never is, and what was sent goes on
+    until there is evidence.
+    """
+    if order.cancel_requested_at:
+        return Step(order, news=False, visible=False)
+    wish = Evidence(at, Source.CANCEL, "CancelConfirmed", "cancelled by the client before it was sent")
+    purchases = tuple(
+        replace(
+            _dead(purchase, None, None), updated_at=at, owner="", evidence=(*purchase.evidence, wish)[-EVIDENCE_LIMIT:]
+        )
+        if purchase.state is PurchaseState.WAITING and purchase.review is None
+        else purchase
+        for purchase in order.purchases
+    )
+    changed, visible = _settle(order, replace(order, purchases=purchases, cancel_requested_at=at), at)
+    return Step(changed, news=True, visible=visible)
+
+
+def may_ask_to_cancel(order: Order, purchase: PurchaseRecord) -> bool:
+    """Whether a supplier that offers it should be asked to take a purchase down.
+
+    Not when a part of it was handed over: what remains of it couldn't end as cancelled.
+    """
+    return (
+        order.cancel_requested_at > 0
+        and purchase.state is PurchaseState.ACCEPTED
+        and not purchase.cards
+        and (purchase.review is None or purchase.review in RESOLVED_BY_EVIDENCE)
+        and not purchase.cancel_answered
+        and purchase.cancel_asks < CANCEL_ASKS
+    )
+
+
+def note_cancel_ask(order: Order, number: str, *, at: int) -> Order:
+    """The order with the fact noted that the supplier is about to be asked to take a purchase down."""
+    purchase = order.purchase(number)
+    return _with_note(
+        order,
+        replace(purchase, cancel_asks=purchase.cancel_asks + 1),
+        Evidence(at, Source.CANCEL, "CancelAsked", "the supplier is asked to cancel"),
+    )
+
+
+def note_cancel_answer(order: Order, number: str, *, outcome: str, detail: str, answered: bool, at: int) -> Order:
+    """The order with the supplier's words noted that settle nothing by themselves. `answered`: it isn't asked again."""
+    purchase = order.purchase(number)
+    return _with_note(
+        order,
+        replace(purchase, cancel_answered=purchase.cancel_answered or answered),
+        Evidence(at, Source.CANCEL, outcome, detail),
+    )
+
+
+def _with_note(order: Order, purchase: PurchaseRecord, note: Evidence) -> Order:
+    noted = replace(purchase, evidence=(*purchase.evidence, note)[-EVIDENCE_LIMIT:])
+    return replace(order.with_purchase(noted), revision=order.revision + 1)
 
 
 def sendable(order: Order) -> list[PurchaseRecord]:
     """The purchases that may be sent now. To one recipient they go one after another: the next only when no other is
     under way, so that a supplier that takes the second for a repetition of the first does no harm.
     """
+    if order.cancel_requested_at:
+        return []
     waiting = [p for p in order.purchases if p.state is PurchaseState.WAITING and p.review is None]
     if order.recipient is None:
         return waiting
@@ -432,7 +557,8 @@ def order_state(purchases: Sequence[PurchaseRecord], quantity: int) -> OrderStat
         return OrderState.FULFILLED
     if PurchaseState.DELIVERED in states:
         return OrderState.PARTIALLY_FULFILLED
-    return OrderState.CANCELLED if all(p.failure is None for p in current) else OrderState.FAILED
+    # Only a cancelled purchase is dead without a failure. Nothing was delivered: the client got what it wished.
+    return OrderState.CANCELLED if any(p.failure is None for p in current) else OrderState.FAILED
 
 
 # --- Moves, one function each -----------------------------------------------------------------------------------------
@@ -462,11 +588,11 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
     match move:
         case Move.STAY:
             if isinstance(event, Unclear) and event.doubt is not None and purchase.state is PurchaseState.DELIVERED:
-                return _alerted(purchase, event, AlertKind.CONTRADICTION, event.reason)
+                return _contradicted(purchase, event, ReviewReason.CONTRADICTION, event.reason, around)
             return _Moved(purchase)
         case Move.ALERT:
-            kind = AlertKind.REVERSED if isinstance(event, Refunded | CancelConfirmed) else AlertKind.CONTRADICTION
-            return _alerted(purchase, event, kind, f"{purchase.state} purchase, but the supplier says {_name(event)}")
+            told = f"{purchase.state} purchase, but the supplier says {_name(event)}"
+            return _alerted(purchase, event, AlertKind.CONTRADICTION, told)
         case Move.WAIT:
             return _wait(purchase, event, around)
         case Move.ACCEPT:
@@ -474,11 +600,15 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.DELIVER:
             return _deliver(order, purchase, event, around)
         case Move.COMPARE:
-            return _compare(purchase, event, around)
+            return _compare(order, purchase, event, around)
+        case Move.REVERSE:
+            return _reverse(purchase, event, around)
+        case Move.SETTLE:
+            return _Moved(aftersale.settle(purchase, around.at))
         case Move.REFUSE:
             return _refuse(purchase, event)
         case Move.REFUND:
-            return _refund(purchase, event)
+            return _refund(order, purchase, event)
         case Move.DOUBT | Move.QUESTION:
             return _doubt(purchase, event, move)
         case Move.COUNT_ABSENCE:
@@ -490,7 +620,7 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
                 return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
         case Move.RESEND_OR_DIE:
-            return _absent(purchase, event)
+            return _absent(order, purchase, event)
         case Move.KILL:
             return _kill(purchase, event)
         case Move.REVIEW:
@@ -557,8 +687,8 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
         refused_for=None,
     )
     needs_cards = order.product_kind.delivers_cards
-    prints = [around.print_card(card) for card in event.cards]
-    wrong = _wrong_cards(purchase, prints)
+    cards, prints, of_cards = _listed(event.cards, around)
+    wrong = _wrong_cards(purchase, prints, of_cards)
     if wrong is not None:
         return _review(known, wrong)
     if needs_cards and not prints and event.complete:
@@ -566,41 +696,62 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
             # A callback overtook the answer, which brings the card.
             return _Moved(replace(purchase, supplier_reference=known.supplier_reference))
         return _review(known, ReviewReason.CARD_MISSING)
-    cards = _new_cards(order, purchase, event.cards, prints, hidden=False)
+    new = _new_cards(order, purchase, cards, prints, hidden=False)
     stored = purchase.cards + tuple(
-        replace(print_, card_no=card.card_no) for print_, card in zip(_unknown(purchase, prints), cards, strict=True)
+        replace(print_, card_no=card.card_no) for print_, card in zip(_unknown(purchase, prints), new, strict=True)
     )
+    changed = _told_after(replace(known, cards=stored), event, of_cards, around)
     complete = event.complete and (not needs_cards or len(stored) >= purchase.quantity)
-    changed = replace(known, cards=stored)
     if not complete:
-        return _Moved(changed, cards)
+        return _Moved(changed, new)
     changed = replace(changed, state=PurchaseState.DELIVERED, review=None)
-    return _Moved(changed, cards, _overcharged(order, changed))
+    changed = _with_overcharge(order, changed, around)
+    changed = aftersale.watch(changed, around.at, watch_ms=around.watch_ms)
+    return _Moved(aftersale.settle_if_final(changed, around.at, final=event.settled), new)
 
 
-def _compare(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
+def _compare(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
     if not isinstance(event, Delivered):
         raise TypeError(event)
-    prints = [around.print_card(card) for card in event.cards]
-    if not prints:
-        return _Moved(purchase)
-    wrong = _wrong_cards(purchase, prints)
-    if wrong is None and _unknown(purchase, prints):
+    _, prints, of_cards = _listed(event.cards, around)
+    wrong = _wrong_cards(purchase, prints, of_cards)
+    if wrong is None and prints and _unknown(purchase, prints):
         wrong = ReviewReason.TOO_MANY_CARDS
-    if wrong is None:
-        return _Moved(purchase)
-    return _alerted(purchase, event, AlertKind.CONTRADICTION, f"cards listed after delivery don't match: {wrong}")
+    if wrong is not None:
+        # A list that differs and the list that was delivered are the same event in the same words.
+        return _contradicted(purchase, event, wrong, f"cards listed after delivery don't match: {wrong}", around)
+    changed = _told_after(purchase, event, of_cards, around)
+    if changed.cost is None and event.cost is not None:
+        changed = _with_overcharge(order, replace(changed, cost=event.cost), around)
+    return _Moved(aftersale.settle_if_final(changed, around.at, final=event.settled))
+
+
+def _contradicted(
+    purchase: PurchaseRecord, event: Event, reason: ReviewReason, told: str, around: Circumstances
+) -> _Moved:
+    """What speaks against a delivery: nothing is undone, a person looks."""
+    noted = _noted(purchase, event, told)
+    if noted.purchase == purchase:
+        return noted
+    return replace(noted, purchase=aftersale.with_item(noted.purchase, reason, around.at, told))
+
+
+def _reverse(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
+    match event:
+        case Refunded(amount=back) | CancelConfirmed(refund=back):
+            told = "the supplier returned the money after the delivery"
+            detail = told if back is None else f"{told}: {show_yuan(back)} yuan"
+            changed = aftersale.reversed_whole(purchase, around.at, detail)
+            return _Moved(changed if changed is purchase else replace(changed, refunded=back))
+        case _:
+            raise TypeError(event)
 
 
 def _refuse(purchase: PurchaseRecord, event: Event) -> _Moved:
     if not isinstance(event, Refused):
         raise TypeError(event)
     failure = Failure(_REFUSAL_REASONS[event.about], f"{event.code}: {event.message}".strip(": "))
-    alerts = (
-        (Alert(AlertKind.SUPPLIER_BALANCE, "the supplier says that our balance is too low"),)
-        if event.about is RefusedFor.BALANCE
-        else ()
-    )
+    alerts = _REFUSAL_ALERTS.get(event.about, ())
     if event.certain:
         ended = _end(purchase, failure, event.about)
         return replace(ended, alerts=ended.alerts + alerts)
@@ -611,7 +762,7 @@ def _refuse(purchase: PurchaseRecord, event: Event) -> _Moved:
     )
 
 
-def _refund(purchase: PurchaseRecord, event: Event) -> _Moved:
+def _refund(order: Order, purchase: PurchaseRecord, event: Event) -> _Moved:
     if not isinstance(event, Refunded):
         raise TypeError(event)
     cost = event.cost if event.cost is not None else purchase.cost
@@ -619,7 +770,12 @@ def _refund(purchase: PurchaseRecord, event: Event) -> _Moved:
     if event.amount is not None and cost is not None and event.amount < cost:
         return _review(replace(changed, state=PurchaseState.ACCEPTED), ReviewReason.PARTIAL_REFUND)
     detail = event.detail or "the supplier couldn't deliver and returned the money"
-    return _end(changed, Failure(FailureReason.REFUNDED, detail))
+    return _end(changed, _unless_cancelled(order, Failure(FailureReason.REFUNDED, detail)))
+
+
+def _unless_cancelled(order: Order, failure: Failure) -> Failure | None:
+    """Why units failed; nothing when the client wished it so."""
+    return None if order.cancel_requested_at else failure
 
 
 def _doubt(purchase: PurchaseRecord, event: Event, move: Move) -> _Moved:
@@ -633,7 +789,7 @@ def _doubt(purchase: PurchaseRecord, event: Event, move: Move) -> _Moved:
     return _Moved(changed)
 
 
-def _absent(purchase: PurchaseRecord, event: Event) -> _Moved:
+def _absent(order: Order, purchase: PurchaseRecord, event: Event) -> _Moved:
     if not isinstance(event, AbsenceProven):
         raise TypeError(event)
     if event.may_resend:
@@ -647,7 +803,7 @@ def _absent(purchase: PurchaseRecord, event: Event) -> _Moved:
             )
         )
     failure = Failure(FailureReason.NEVER_RECEIVED, "the supplier never received the order (two looks after grace)")
-    return _end(purchase, failure)
+    return _end(purchase, _unless_cancelled(order, failure))
 
 
 def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
@@ -656,21 +812,35 @@ def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
             failure = Failure(FailureReason.NOT_SENT_IN_TIME, "not sent to the supplier before its sending deadline")
         case OperatorDead():
             failure = Failure(FailureReason.OPERATOR, event.reason)
-        case _:
+        case CancelConfirmed(refund=refund) if refund is not None and (purchase.cost or 0) > refund:
+            return _review(replace(purchase, refunded=refund), ReviewReason.PARTIAL_REFUND)
+        case CancelConfirmed(refund=refund):
             # A cancelled purchase has no failure: the order shows CANCELLED.
-            return _end(purchase, None)
+            return _end(replace(purchase, refunded=refund), None)
+        case _:
+            raise TypeError(event)
     return _Moved(_dead(purchase, failure, None))
 
 
 def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
-    kept = _hide(order, purchase, event.cards if isinstance(event, Delivered | OperatorDelivered) else (), around)
-    told = _alerted(kept.purchase, event, AlertKind.LATE_SUCCESS, "a purchase given up as dead was delivered after all")
-    return replace(told, cards=kept.cards)
+    listed = event.cards if isinstance(event, Delivered | OperatorDelivered) else ()
+    if listed and all(card.after_sale is AfterSale.REVERSED for card in listed):
+        # Taken back already: it is as dead as before.
+        return _Moved(purchase)
+    if isinstance(event, Accepted) and around.asked_at is not None and around.asked_at <= purchase.updated_at:
+        # The look was begun before the end came: older news.
+        return _Moved(purchase)
+    kept = _hide(order, purchase, listed, around)
+    noted = _noted(kept.purchase, event).purchase
+    if noted == purchase:
+        return _Moved(purchase)
+    told = "a purchase given up as dead was taken or delivered after all"
+    return replace(kept, purchase=aftersale.with_item(noted, ReviewReason.LATE_SUCCESS, around.at, told))
 
 
 def _hide(order: Order, purchase: PurchaseRecord, cards: Sequence[Card], around: Circumstances) -> _Moved:
     """Keeps cards that aren't for the client: paid for, perhaps, but of a purchase that isn't simply delivered."""
-    prints = [around.print_card(card) for card in cards]
+    cards, prints, _ = _listed(cards, around)
     new = _new_cards(order, purchase, cards, prints, hidden=True)
     stored = tuple(
         replace(print_, card_no=card.card_no, hidden=True)
@@ -696,34 +866,67 @@ def _dead(purchase: PurchaseRecord, failure: Failure | None, about: RefusedFor |
     return replace(purchase, state=PurchaseState.DEAD, failure=failure, refused_for=about, refusal=None, review=None)
 
 
-def _noted(purchase: PurchaseRecord, event: Event) -> _Moved:
+def _noted(purchase: PurchaseRecord, event: Event, note: str = "") -> _Moved:
     """Adds nothing if the same was noted last: evidence of a review isn't a log."""
     last = purchase.evidence[-1] if purchase.evidence else None
-    if last is not None and (last.outcome, last.detail) == (_name(event), _detail(event)):
+    if last is not None and (last.outcome, last.detail) == (_name(event), note or _detail(event)):
         return _Moved(purchase)
     # The evidence itself is added by `advance`, because the purchase isn't the same object any more.
-    return _Moved(replace(purchase, updated_at=purchase.updated_at + 1))
+    return _Moved(replace(purchase, updated_at=purchase.updated_at + 1), note=note)
 
 
-def _alerted(purchase: PurchaseRecord, event: Event, kind: AlertKind, message: str) -> _Moved:
+def _alerted(purchase: PurchaseRecord, event: Event, kind: AlertKind, message: str, *, note: str = "") -> _Moved:
     """An alert, noted once: the same contradiction told again is no news."""
-    noted = _noted(purchase, event)
-    return _Moved(noted.purchase, alerts=(Alert(kind, message),) if noted.purchase != purchase else ())
+    noted = _noted(purchase, event, note)
+    return replace(noted, alerts=(Alert(kind, message),) if noted.purchase != purchase else ())
 
 
 # --- Cards ------------------------------------------------------------------------------------------------------------
 
 
-def _wrong_cards(purchase: PurchaseRecord, prints: Sequence[CardPrint]) -> ReviewReason | None:
+def _listed(
+    cards: Sequence[Card], around: Circumstances
+) -> tuple[list[Card], list[CardPrint], dict[str, AfterSale | None]]:
+    """What a list of cards holds: the cards to hand over with their prints, and what became of each, by identity.
+
+    A card that was taken back is only marked where it was handed over before: it may lack its secrets, and it never
+    is a new one.
+    """
+    of_cards: dict[str, AfterSale | None] = {}
+    good: list[Card] = []
+    prints: list[CardPrint] = []
+    for card in cards:
+        print_ = around.print_card(card)
+        of_cards.setdefault(print_.identity, card.after_sale)
+        if card.after_sale is not AfterSale.REVERSED:
+            good.append(card)
+            prints.append(print_)
+    return good, prints, of_cards
+
+
+def _wrong_cards(
+    purchase: PurchaseRecord, prints: Sequence[CardPrint], of_cards: Mapping[str, AfterSale | None]
+) -> ReviewReason | None:
     """Why a list of cards can't be believed: nothing is overwritten, a person looks."""
     listed = {print_.identity: print_.content for print_ in prints}
     if len(listed) < len(prints):
         return ReviewReason.CONTRADICTION
     if len(prints) > purchase.quantity:
         return ReviewReason.TOO_MANY_CARDS
-    if any(listed.get(stored.identity) != stored.content for stored in purchase.cards):
-        return ReviewReason.CARDS_CHANGED if prints else None
+    for stored in purchase.cards:
+        taken_back = of_cards.get(stored.identity, stored.after_sale) is AfterSale.REVERSED
+        if of_cards and not taken_back and listed.get(stored.identity) != stored.content:
+            return ReviewReason.CARDS_CHANGED
     return None
+
+
+def _told_after(
+    purchase: PurchaseRecord, event: Delivered, of_cards: Mapping[str, AfterSale | None], around: Circumstances
+) -> PurchaseRecord:
+    """The purchase with what became of its items, and how long more may become of them."""
+    of_all = event.after_sale if event.after_sale is not None or not purchase.cards else purchase.after_sale
+    until = max(purchase.watch_until, aftersale.warranty_end(event.cards))
+    return aftersale.told(replace(purchase, watch_until=until), of_cards, of_all, around.at)
 
 
 def _unknown(purchase: PurchaseRecord, prints: Sequence[CardPrint]) -> list[CardPrint]:
@@ -746,12 +949,14 @@ def _after_death(order: Order, dead: PurchaseRecord, around: Circumstances) -> O
     """Tries the next offer where that is allowed, and holds back what would meet the same refusal."""
     # A refund whose amount nobody named isn't known to be a full one: no second purchase on that.
     refunded = dead.refunded is not None and dead.cost is not None
-    may_try_next = dead.refused_for in TRY_NEXT_OFFER or refunded
+    may_try_next = (dead.refused_for in TRY_NEXT_OFFER or refunded) and not order.cancel_requested_at
     units = list(dead.units()) if may_try_next else []
     purchases = list(order.purchases)
     if dead.refused_for in HOLD_BACK_REST:
         for i, other in enumerate(purchases):
-            if other.state is PurchaseState.WAITING and other.sends == 0 and other.offer == dead.offer:
+            # One that the supplier called back about is no proven non-send: it is sent again, under its own number.
+            unsent = other.state is PurchaseState.WAITING and other.review is None and not other.called_back
+            if unsent and other.offer == dead.offer:
                 held = replace(other, state=PurchaseState.DEAD, failure=dead.failure, updated_at=around.at)
                 purchases[i] = _with_evidence(held, None, around, "held back: another unit was refused")
                 if may_try_next:
@@ -796,16 +1001,16 @@ def _settle(before: Order, order: Order, at: int) -> tuple[Order, bool]:
         for p in purchases
         if p.state is not PurchaseState.DEAD
     )
-    failures = [p.failure for p in purchases if p.failure is not None]
     costs = [p.cost for p in purchases if p.state is PurchaseState.DELIVERED and p.cost is not None]
-    failed = state in (OrderState.FAILED, OrderState.PARTIALLY_FULFILLED)
     order = replace(
         order,
         state=state,
         delivered_quantity=delivered,
-        failure=failures[0] if failed and failures else None,
-        reviews=tuple(dict.fromkeys(p.review for p in purchases if p.review is not None)),
+        failure=_failure(state, purchases),
+        reviews=_reviews(order.purchases, purchases),
+        after_sale=aftersale.worst({sale for p in purchases for sale in p.after_sales()}),
         total_cost=Money(sum(costs)) if costs else None,
+        settled_at=_settled_at(order, state, at),
         revision=before.revision + 1,
     )
     visible = _seen(order) != _seen(before)
@@ -814,15 +1019,47 @@ def _settle(before: Order, order: Order, at: int) -> tuple[Order, bool]:
     return order, visible
 
 
+def _failure(state: OrderState, current: Sequence[PurchaseRecord]) -> Failure | None:
+    if state not in (OrderState.FAILED, OrderState.PARTIALLY_FULFILLED):
+        return None
+    failures = (p.failure for p in current if p.failure is not None)
+    return next(failures, Failure(FailureReason.CANCELLED, "the units not delivered were cancelled"))
+
+
+def _reviews(purchases: Sequence[PurchaseRecord], current: Sequence[PurchaseRecord]) -> tuple[ReviewReason, ...]:
+    """What keeps the order open first, then what stands beside it, also at purchases that were replaced since."""
+    blocking = [p.review for p in current if p.review is not None]
+    beside = [item.reason for p in purchases for item in p.items]
+    return tuple(dict.fromkeys([*blocking, *beside]))
+
+
+def _settled_at(order: Order, state: OrderState, at: int) -> int:
+    if not state.is_terminal or not all(p.is_settled for p in order.purchases):
+        return 0
+    return order.settled_at or at
+
+
 def _seen(order: Order) -> tuple[object, ...]:
-    return (order.state, order.delivered_quantity, order.failure, order.reviews, order.total_cost)
+    """What the client sees of an order, as far as it can change."""
+    return (
+        order.state,
+        order.delivered_quantity,
+        order.failure,
+        order.reviews,
+        order.total_cost,
+        order.after_sale,
+        order.settled_at,
+        order.cancel_requested_at,
+        [(card.card_no, card.after_sale) for p in order.purchases for card in p.cards if not card.hidden],
+    )
 
 
-def _overcharged(order: Order, purchase: PurchaseRecord) -> tuple[Alert, ...]:
-    limit = order.offers[purchase.offer].unit_limit * purchase.quantity
+def _with_overcharge(order: Order, purchase: PurchaseRecord, around: Circumstances) -> PurchaseRecord:
+    limit = Money(order.offers[purchase.offer].unit_limit * purchase.quantity)
     if purchase.cost is None or purchase.cost <= limit:
-        return ()
-    return (Alert(AlertKind.OVERCHARGED, "the supplier charged more than the limit"),)
+        return purchase
+    told = f"charged {show_yuan(purchase.cost)} yuan, the limit is {show_yuan(limit)} yuan"
+    return aftersale.with_item(purchase, ReviewReason.OVERCHARGED, around.at, told)
 
 
 # --- Evidence ---------------------------------------------------------------------------------------------------------
@@ -848,11 +1085,18 @@ def _detail(event: Event | None) -> str:
             return f"{cause}: {detail}" if detail else str(cause)
         case Unclear(reason=reason):
             return reason
-        case Accepted(detail=detail) | Delivered(detail=detail) | Refunded(detail=detail) | Absent(detail=detail):
+        case Accepted(detail=detail) | Refunded(detail=detail) | Absent(detail=detail) | CancelConfirmed(detail=detail):
             return detail
+        case Delivered(detail=detail):
+            return detail or _after_sale_words(event)
         case AbsenceProven(may_resend=may_resend):
             return "will be sent again under the same number" if may_resend else "two looks after grace"
         case OperatorDead(reason=reason):
             return reason
         case _:
             return ""
+
+
+def _after_sale_words(event: Delivered) -> str:
+    sales = [event.after_sale, *(card.after_sale for card in event.cards)]
+    return ", ".join(dict.fromkeys(str(sale) for sale in sales if sale is not None))

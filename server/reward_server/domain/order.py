@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from reward_adapters.contract import ProductKind, Recipient, RefusedFor
+from reward_adapters.contract import AfterSale, ProductKind, Recipient, RefusedFor
 from reward_adapters.money import Money
 
 EVIDENCE_LIMIT = 50
@@ -70,10 +70,12 @@ class FailureReason(StrEnum):
     NOT_SENT_IN_TIME = "not_sent_in_time"
     NEVER_RECEIVED = "never_received"
     OPERATOR = "operator"
+    CANCELLED = "cancelled"
+    """By the client's wish, beside units that were delivered; an order without any is CANCELLED instead."""
 
 
 class ReviewReason(StrEnum):
-    """Why a person has to look."""
+    """Why a person has to look. The first six keep an order open; the others stand beside any state (`ReviewItem`)."""
 
     DEADLINE = "deadline"
     PARTIAL_REFUND = "partial_refund"
@@ -81,6 +83,10 @@ class ReviewReason(StrEnum):
     TOO_MANY_CARDS = "too_many_cards"
     CONTRADICTION = "contradiction"
     CARD_MISSING = "card_missing"
+    LATE_SUCCESS = "late_success"
+    OVERCHARGED = "overcharged"
+    DISPUTED = "disputed"
+    REVERSED = "reversed"
 
 
 class Source(StrEnum):
@@ -92,6 +98,8 @@ class Source(StrEnum):
     DEADLINE = "deadline"
     RECOVERY = "recovery"
     OPERATOR = "operator"
+    CANCEL = "cancel"
+    """The client's wish to cancel, and what the supplier said to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +132,18 @@ class CardPrint:
     """The card's place in its order, from 1; 0 until it is stored."""
     hidden: bool = False
     """Kept, but not for the client: see `moves`."""
+    after_sale: AfterSale | None = None
+    """What the supplier said last of what became of the card."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewItem:
+    """Something a person has to look at that leaves the order's state alone. Open as long as it is kept."""
+
+    reason: ReviewReason
+    opened_at: int
+    detail: str = ""
+    """Scrubbed; for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +196,20 @@ class PurchaseRecord:
     failure: Failure | None = None
     """Why it is dead."""
     review: ReviewReason | None = None
+    """Why the order can't go on without a person, or without better evidence."""
+    items: tuple[ReviewItem, ...] = ()
+    """What a person should look at beside its state; each reason at most once."""
     cards: tuple[CardPrint, ...] = ()
+    after_sale: AfterSale | None = None
+    """Of the whole purchase; where there are cards, each has its own."""
+    watch_until: int = 0
+    """How long something may still become of what was delivered: the cards' longest warranty, else by the supplier."""
+    settled_at: int = 0
+    """When we stopped watching what was delivered; 0 = not yet."""
+    cancel_asks: int = 0
+    """How often it was noted that the supplier is about to be asked to cancel it."""
+    cancel_answered: bool = False
+    """The supplier said something to the wish: it isn't asked again, and evidence decides."""
     evidence: tuple[Evidence, ...] = ()
     updated_at: int = 0
     """When its state last changed."""
@@ -184,6 +217,21 @@ class PurchaseRecord:
     def units(self) -> range:
         """The units of the order it buys."""
         return range(self.first_unit, self.first_unit + self.quantity)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing left to do and nothing left to watch."""
+        return self.state is PurchaseState.DEAD or (self.state is PurchaseState.DELIVERED and self.settled_at > 0)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it was delivered and something may still become of it."""
+        return self.state is PurchaseState.DELIVERED and self.settled_at == 0
+
+    def after_sales(self) -> frozenset[AfterSale]:
+        """What became of its items: those that the client has."""
+        told = {card.after_sale for card in self.cards if not card.hidden} | {self.after_sale}
+        return frozenset(sale for sale in told if sale is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +256,14 @@ class Order:
     card_count: int = 0
     failure: Failure | None = None
     reviews: tuple[ReviewReason, ...] = ()
+    """Everything a person should look at: what keeps the order open, and the items beside its state."""
+    after_sale: AfterSale | None = None
+    """The worst of its items."""
     total_cost: Money | None = None
+    cancel_requested_at: int = 0
+    """When the client wished to cancel it; 0 = never."""
+    settled_at: int = 0
+    """When it was terminal and nothing of it was watched any more; 0 = not yet."""
     version: int = 1
     """Counts the changes that the client sees."""
     revision: int = 1

@@ -3,21 +3,23 @@
 import asyncio
 import contextvars
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import structlog
 
 from reward_adapters.contract import (
     Context,
+    Dealer,
     HttpReply,
     NotOffered,
     NotSent,
     NotSentCause,
-    Supplier,
     Token,
     Traits,
 )
 from reward_server.clock import Clock
+from reward_server.domain.moves import AlertKind
 from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
 from reward_server.metrics import Metrics
 from reward_server.sealing import SealError
@@ -40,6 +42,9 @@ LONGEST_RETRY_AFTER = 300.0
 LOOKS_AT_ONCE = 4
 """Questions under way per account: looks are cheap, but a supplier's own limits are unknown."""
 
+QUESTIONS_AT_ONCE = 4
+"""Questions about balance and products under way per account: nobody's order waits for them."""
+
 LONGEST_TOKEN_MARGIN = 0.2
 """A token is renewed at the latest when this share of its lifetime is left, whatever margin is configured."""
 
@@ -49,6 +54,8 @@ class AccountPlan:
     """The numbers of one account. Durations in seconds."""
 
     name: str
+    adapter: str = ""
+    """The adapter's kind, for people."""
     traits: Traits
     """The adapter's traits with the configuration's overrides."""
     max_in_flight: int = 16
@@ -56,6 +63,25 @@ class AccountPlan:
     submit_window: float = 5.0
     notify_url: str | None = None
     """Where the supplier may call back."""
+
+
+class AccountState(StrEnum):
+    """Whether purchases are sent to an account."""
+
+    READY = "ready"
+    RESTING = "resting"
+    """Not for a moment: it couldn't be reached, or asked us to wait."""
+    PAUSED = "paused"
+    """No: it refuses us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an account stands, and why. `until` is in milliseconds since 1970, 0 when it is ready."""
+
+    state: AccountState
+    why: str = ""
+    until: int = 0
 
 
 class TokenSealer(Protocol):
@@ -74,7 +100,7 @@ class Account:
     def __init__(
         self,
         plan: AccountPlan,
-        supplier: Supplier,
+        supplier: Dealer,
         *,
         store: Store,
         sealer: TokenSealer,
@@ -89,7 +115,9 @@ class Account:
         self._metrics = metrics
         self._in_flight = 0
         self._in_flight_gauge = metrics.purchases_in_flight(plan.name)
+        metrics.account_paused(plan.name, paused=False)
         self._resting_until = 0.0
+        self._resting_for = ""
         self._failures_in_row = 0
         self._paused_until = 0.0
         self._paused_for = ""
@@ -99,6 +127,7 @@ class Account:
         self._token_ends_at = 0.0
         self._token_fetch: asyncio.Task[NotSent | None] | None = None
         self.looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self.questions = asyncio.Semaphore(QUESTIONS_AT_ONCE)
         self.place_side = self._side(plan.answer_patience, IDLE_SECONDS_PLACE)
         self.look_side = self._side(plan.traits.read_timeout + plan.traits.connect_timeout, IDLE_SECONDS_LOOK)
 
@@ -153,6 +182,18 @@ class Account:
             self._metrics.account_paused(self.name, paused=False)
         return self._paused_for
 
+    def standing(self) -> Standing:
+        """Whether purchases are sent now, and why not."""
+        now = self._clock.monotonic()
+        if why := self.paused_for:
+            return Standing(AccountState.PAUSED, why, self._wall_clock(self._paused_until - now))
+        if now < self._resting_until:
+            return Standing(AccountState.RESTING, self._resting_for, self._wall_clock(self._resting_until - now))
+        return Standing(AccountState.READY)
+
+    def _wall_clock(self, seconds_from_now: float) -> int:
+        return self._clock.now_ms() + int(1000 * seconds_from_now)
+
     def heard(self, result: object) -> None:
         """Learns from every answer: rests when the supplier can't be reached, pauses when it refuses us."""
         if not isinstance(result, NotSent):
@@ -163,11 +204,13 @@ class Account:
             if not self.paused_for:
                 self._metrics.account_paused(self.name, paused=True)
                 log.error("account paused", account=self.name, why=result.detail, seconds=CONFIGURATION_PAUSE_SECONDS)
+                self._metrics.alert(AlertKind.SUPPLIER_REFUSES_US)
             self._paused_for = result.detail or "the supplier refuses us"
             self._paused_until = now + CONFIGURATION_PAUSE_SECONDS
         elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
             rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
             self._failures_in_row = min(self._failures_in_row + 1, 16)
+            self._resting_for = f"{result.cause}: {result.detail}" if result.detail else str(result.cause)
             self._resting_until = max(
                 self._resting_until, now + max(rest, min(result.retry_after or 0.0, LONGEST_RETRY_AFTER))
             )
@@ -231,6 +274,8 @@ class Account:
                 self.heard(result)
                 return result
             # The old token still works until it ends; don't ask again at every purchase.
+            if result.cause in (NotSentCause.CONFIGURATION, NotSentCause.RATE_LIMITED):
+                self._metrics.alert(AlertKind.SUPPLIER_REFUSES_US)
             self._token_renew_at = self._clock.monotonic() + LONGEST_HOLD_SECONDS
             return None
         self._take_token(result.value, result.expires_in, result.expires_in)

@@ -181,13 +181,11 @@ class Dispatcher:
             order = await self._ledger.load(key)
             if order.purchase(key.number) not in sendable(order):
                 return
+            no_token = await account.ensure_token()
             if self._clock.now_ms() >= send_deadline(order, account):
                 await self._expire(key)
                 return
-            if await account.ensure_token() is not None:
-                if self._clock.now_ms() >= send_deadline(order, account):
-                    await self._expire(key)
-                    return
+            if no_token is not None:
                 self._again(key, account, account.ready_in())
                 return
             if self._stopped:
@@ -267,8 +265,6 @@ class Dispatcher:
         if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.TOKEN_REFUSED:
             outcome = await self._token_refused(sent, outcome)
         account.heard(outcome)
-        if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.CONFIGURATION:
-            self._alert(AlertKind.SUPPLIER_REFUSES_US, f"{account.name} refuses us: {outcome.detail}")
         answered = self._happening(sent.key, outcome, ended=True, raw=raw)
         if isinstance(outcome, Refused) and not outcome.certain and account.traits.queryable:
             # A refusal that isn't on the reviewed list is believed only with a look that finds nothing. Both are

@@ -1,14 +1,17 @@
-"""The engine: everything between a client's order and the suppliers, behind three methods.
+"""The engine: everything between a client's order and the suppliers, behind a few methods.
 
-`create` takes orders, `callback` takes what suppliers call in, `start` and `drain` begin and end the work.
+`create` takes orders and `cancel` the wish to cancel them, `callback` takes what suppliers call in, `start` and `drain`
+begin and end the work.
 """
 
 import asyncio
 import hashlib
+import random
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import Context
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,12 +20,13 @@ from reward_server.catalogue import Catalogue, Product
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.ids import IdSource
-from reward_server.domain.moves import AlertKind, DeadlinePassed, Event, SenderLost
+from reward_server.domain.moves import AlertKind, DeadlinePassed, Event, SenderLost, WatchOver
 from reward_server.domain.order import Order, PurchaseState, Source
 from reward_server.engine.account import Account
+from reward_server.engine.cancelling import Cancels
 from reward_server.engine.dispatch import Dispatcher
 from reward_server.engine.ledger import Happening, Ledger
-from reward_server.engine.looks import WATCHED, Looks
+from reward_server.engine.looks import UNDER_WAY, Looks
 from reward_server.engine.ordering import (
     NotOrderable,
     OrderRequest,
@@ -36,6 +40,8 @@ from reward_server.sealing import Vault
 from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 PARK_SECONDS = 10.0
 """At drain, how long purchases at suppliers with a query are awaited; the next start asks what became of the rest."""
@@ -72,10 +78,15 @@ class Engine:
         self._metrics = metrics
         self._owner = new_id()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._creating: set[asyncio.Task[Created]] = set()
+        self._writing: set[asyncio.Task[Any]] = set()
         self._failed: Callable[[BaseException], None] = _log_failure
-        self.ledger = Ledger(store, vault, clock=clock, new_id=new_id, metrics=metrics)
-        self._looks = Looks(self.ledger, clock=clock, metrics=metrics, spawn=self._spawn)
+        self.ledger = Ledger(
+            store, vault, clock=clock, new_id=new_id, metrics=metrics, watch_ms=self._aftersale_watch_ms
+        )
+        self._looks = Looks(self.ledger, clock=clock, metrics=metrics, spawn=self._spawn, looked=self._looked)
+        self._cancels = Cancels(
+            self.ledger, self._looks, accounts=accounts, clock=clock, metrics=metrics, spawn=self._spawn
+        )
         self._dispatcher = Dispatcher(
             self.ledger,
             self._looks,
@@ -105,11 +116,14 @@ class Engine:
             raise ProductNotFound(request.product_id)
         check_against_product(request, product)
         order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, usable=self._usable)
-        # A cancelled caller must not tear this apart: what is stored has to be sent.
-        creating = asyncio.create_task(self._create(order, request))
-        self._creating.add(creating)
-        creating.add_done_callback(self._creating.discard)
-        return await asyncio.shield(creating)
+        return await self._to_its_end(self._create(order, request))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """A cancelled caller must not tear this apart: what is stored has to be acted on."""
+        writing = asyncio.create_task(work)
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+        return await asyncio.shield(writing)
 
     async def _create(self, order: Order, request: OrderRequest) -> Created:
         intended_at = self._clock.monotonic()
@@ -128,6 +142,13 @@ class Engine:
             key = PurchaseKey(order.client_id, order.order_id, number)
             self._dispatcher.send_now(key, account, order, intended_at=intended_at)
         return created
+
+    async def cancel(self, order: Order) -> Order:
+        """Cancels what was never sent, notes the wish, and asks the suppliers that took the rest.
+
+        Raises OrderNotCancellable when it has ended otherwise, StoreUnavailable when nothing could be stored.
+        """
+        return await self._to_its_end(self.ledger.request_cancel(order.client_id, order.order_id))
 
     def _intend_at_once(self, order: Order) -> tuple[Order, dict[str, Account]]:
         """Where a slot is free, the order and the intention to send it are one commit."""
@@ -179,9 +200,10 @@ class Engine:
         key = await self._store.purchase(account_name, notice.number)
         if key is not None and notice.outcome is None:
             order, _ = await asyncio.gather(
-                self.ledger.note_callback(key), self._keep(account_name, callback, notice, key)
+                self.ledger.note(key, partial(moves.note_callback, number=key.number, at=self._clock.now_ms())),
+                self._keep(account_name, callback, notice, key),
             )
-            self._looks.hint(key, account, order.purchase(key.number).state)
+            self._looks.hint(key, account, order.purchase(key.number))
         else:
             await self._keep(account_name, callback, notice, key)
         self._metrics.supplier_called(account_name, "callback", "Unknown" if key is None else "Accepted", 0.0)
@@ -215,17 +237,33 @@ class Engine:
     # --- Begin and end
 
     async def start(self) -> None:
-        """Goes on where the last run ended. What it was sending when it died is now unknown."""
+        """Goes on where the last run ended. What it was sending when it died is now unknown.
+
+        Delivered purchases that are still watched may be many: their orders aren't read before their next look.
+        """
         self._metrics.orders_found(await self._store.open_order_counts())
         after = ""
-        recovered = 0
+        recovered = watched = 0
         while page := await self._store.open_purchases(after, RECOVERY_PAGE):
-            for i in range(0, len(page), RECOVERY_AT_ONCE):
-                await asyncio.gather(*(self._recover(found) for found in page[i : i + RECOVERY_AT_ONCE]))
+            unfinished = [found for found in page if not self._watch_delivered(found)]
+            for i in range(0, len(unfinished), RECOVERY_AT_ONCE):
+                await asyncio.gather(*(self._recover(found) for found in unfinished[i : i + RECOVERY_AT_ONCE]))
             after = page[-1].number
-            recovered += len(page)
-        if recovered:
-            log.info("open purchases found", count=recovered)
+            recovered += len(unfinished)
+            watched += len(page) - len(unfinished)
+        if recovered or watched:
+            log.info("open purchases found", count=recovered, delivered_and_watched=watched)
+
+    def _watch_delivered(self, found: OpenPurchase) -> bool:
+        """Goes on watching what was delivered; False for everything else, and where there is nobody to ask."""
+        account = self._accounts.get(found.account)
+        if account is None or found.state is not PurchaseState.DELIVERED:
+            return False
+        # Spread over the time between two looks: a restart is no reason to ask about all of them at once.
+        delay = random.uniform(0.0, account.traits.aftersale_every)
+        key = PurchaseKey(found.client_id, found.order_id, found.number)
+        self._looks.watch_delivered(key, account, found.watch_until, delay=delay)
+        return True
 
     async def _recover(self, found: OpenPurchase) -> None:
         key = PurchaseKey(found.client_id, found.order_id, found.number)
@@ -235,7 +273,7 @@ class Engine:
             # Begun by this process while it was still looking around.
             return
         account = self._accounts.get(found.account)
-        if account is None:
+        if account is None and record.state.is_open:
             log.error(
                 "purchase of an account that is not configured any more",
                 account=found.account,
@@ -250,7 +288,10 @@ class Engine:
         elif account is None and record.state is PurchaseState.WAITING:
             # Never sent, and there is nobody to send it to.
             await self._happened(key, DeadlinePassed(), Source.RECOVERY)
-        elif account is not None and record.state in WATCHED:
+        elif account is None and record.is_watched and self._clock.now_ms() >= record.watch_until:
+            # Delivered, and there is nobody to ask what became of it.
+            await self._happened(key, WatchOver(), Source.RECOVERY)
+        elif account is not None and record.state in UNDER_WAY:
             self._looks.watch(key, account, record, delay=0.0)
         elif account is not None and record in moves.sendable(order):
             self._dispatcher.enqueue(key, account, order)
@@ -269,12 +310,13 @@ class Engine:
         up to their read time-out: their answer may be the only copy of a card.
         """
         self._dispatcher.stop()
+        self._cancels.stop()
         self._looks.stop()
         begun = self._clock.monotonic()
         told = False
         while True:
             busy = [account for account in self._accounts.values() if account.in_flight]
-            if not busy and not self._creating:
+            if not busy and not self._writing:
                 return
             patience = PARK_SECONDS
             for account in busy:
@@ -289,12 +331,13 @@ class Engine:
                 log.info("purchases parked for the next start", count=sum(account.in_flight for account in busy))
                 return
             pause = asyncio.create_task(asyncio.sleep(DRAIN_STEP_SECONDS))
-            await asyncio.wait({pause, *self._creating}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pause, *self._writing}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
             pause.cancel()
 
     async def close(self) -> None:
         """Ends everything; purchases under way are settled by the next start."""
         self._dispatcher.stop()
+        self._cancels.stop()
         self._looks.stop()
         for account in self._accounts.values():
             await account.close()
@@ -315,12 +358,21 @@ class Engine:
                 if purchase.number in ready:
                     self._spawn(self._happened(key, DeadlinePassed(), Source.DEADLINE))
                 continue
-            if purchase.state in WATCHED:
+            if purchase.state in UNDER_WAY or purchase.is_watched:
                 self._looks.watch(key, account, purchase)
                 continue
             self._looks.unwatch(purchase.number, settled=not purchase.state.is_open)
             if purchase.number in ready:
                 self._dispatcher.enqueue(key, account, order)
+        self._cancels.order_changed(order)
+
+    def _looked(self, order: Order, number: str) -> None:
+        self._cancels.looked(order, number)
+
+    def _aftersale_watch_ms(self, account: str) -> int:
+        """How long something may become of what an account delivered; nothing once it isn't configured any more."""
+        known = self._accounts.get(account)
+        return 0 if known is None else int(1000 * known.traits.aftersale_watch)
 
     def _alert(self, kind: AlertKind, message: str) -> None:
         self._metrics.alert(kind)

@@ -15,8 +15,9 @@ import structlog
 
 from reward_server.clock import Clock
 from reward_server.domain import moves
-from reward_server.domain.moves import Alert, Circumstances, Event, NewCard
-from reward_server.domain.order import Order, PurchaseRecord, PurchaseState, Source
+from reward_server.domain.moves import Alert, AlertKind, Circumstances, Event, NewCard, Step
+from reward_server.domain.order import Order, OrderState, PurchaseRecord, PurchaseState, Source
+from reward_server.errors import OrderNotCancellable
 from reward_server.metrics import Metrics
 from reward_server.sealing import ClientSealer, Vault
 from reward_server.store import Change, Created, KeptAnswer, PurchaseKey, SealedCard, Store, StoreUnavailable
@@ -25,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 CACHED_ORDERS = 20_000
 """Orders kept in memory (about 3 KB each) so that the answer of a supplier needs no read before its write."""
+
+SPEAKS_AGAINST_DELIVERY = frozenset({AlertKind.CONTRADICTION, AlertKind.DISPUTED, AlertKind.REVERSED})
 
 FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 5.0
@@ -53,13 +56,22 @@ class Ledger:
     """Loads, changes and stores orders."""
 
     def __init__(
-        self, store: Store, vault: Vault, *, clock: Clock, new_id: Callable[[], str], metrics: Metrics
+        self,
+        store: Store,
+        vault: Vault,
+        *,
+        clock: Clock,
+        new_id: Callable[[], str],
+        metrics: Metrics,
+        watch_ms: Callable[[str], int],
     ) -> None:
+        """`watch_ms` tells for an account how long after delivery something may still become of a purchase there."""
         self._store = store
         self._vault = vault
         self._clock = clock
         self._new_id = new_id
         self._metrics = metrics
+        self._watch_ms = watch_ms
         self._orders: OrderedDict[str, Order] = OrderedDict()
         self._listeners: list[Callable[[Order], None]] = []
 
@@ -88,13 +100,16 @@ class Ledger:
         return created
 
     async def load(self, key: PurchaseKey) -> Order:
-        """The order as last stored. Raises OrderGone."""
-        cached = self._orders.get(key.order_id)
+        """The order of a purchase, as last stored. Raises OrderGone."""
+        return await self._load(key.client_id, key.order_id)
+
+    async def _load(self, client_id: str, order_id: str) -> Order:
+        cached = self._orders.get(order_id)
         if cached is not None:
             return cached
-        order = await self._store.order(key.client_id, key.order_id)
+        order = await self._store.order(client_id, order_id)
         if order is None:
-            raise OrderGone(key.order_id)
+            raise OrderGone(order_id)
         self._remember(order)
         return order
 
@@ -111,17 +126,39 @@ class Ledger:
             # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
             self._orders.pop(key.order_id, None)
 
-    async def note_callback(self, key: PurchaseKey) -> Order:
-        """Stores that a verified callback named a purchase, once. Raises StoreUnavailable."""
+    async def note(self, key: PurchaseKey, note: Callable[[Order], Order]) -> Order:
+        """Stores what is noted of a purchase; a note that returns the same order is no news. Raises StoreUnavailable.
+
+        Nothing the client sees changes by it, and no listener hears of it.
+        """
         while True:
             order = await self.load(key)
-            noted = moves.note_callback(order, key.number, at=self._clock.now_ms())
+            noted = note(order)
             if noted is order:
                 return order
             if await self._store.save(Change(order=noted, visible=False)):
                 self._remember(noted)
                 return noted
             self._orders.pop(key.order_id, None)
+
+    async def request_cancel(self, client_id: str, order_id: str) -> Order:
+        """Stores the client's wish to cancel, once. Raises OrderNotCancellable, OrderGone or StoreUnavailable."""
+        while True:
+            order = await self._load(client_id, order_id)
+            if order.state.is_terminal and order.state is not OrderState.CANCELLED:
+                raise OrderNotCancellable(order_id, order.state)
+            step = moves.request_cancel(order, at=self._clock.now_ms())
+            if order.state is OrderState.CANCELLED or not step.news:
+                return order
+            if await self._store.save(Change(order=step.order, visible=step.visible)):
+                self._remember(step.order)
+                if step.order.state is not order.state:
+                    self._metrics.order_moved(order.state, step.order.state)
+                state = str(step.order.state)
+                log.info("order cancelled", order_state=state, order_id=order_id, client=client_id)
+                self._tell(step.order)
+                return step.order
+            self._orders.pop(order_id, None)
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
         """Applies what was learned about purchases of one order, in one commit and at most one new version.
@@ -171,7 +208,7 @@ class Ledger:
         for happening in happenings:
             step = moves.advance(changed, happening.number, happening.event, self._around(order, happening, sealer))
             alerts.extend(step.alerts)
-            if happening.raw and _leaves_doubt(changed, step.order, happening):
+            if happening.raw and _leaves_doubt(changed, step, happening):
                 sealed = sealer.seal(happening.raw, "answer", order.order_id, happening.number)
                 answers.append(KeptAnswer(happening.number, self._clock.now_ms(), happening.source, sealed))
             cards.extend(step.cards)
@@ -201,6 +238,7 @@ class Ledger:
             print_card=partial(sealer.card_print, order.order_id),
             written_until=happening.written_until,
             asked_at=happening.asked_at,
+            watch_ms=self._watch_ms(order.offers[order.purchase(happening.number).offer].account),
         )
 
     def _remember(self, order: Order) -> None:
@@ -241,16 +279,15 @@ class Ledger:
             )
 
 
-def _leaves_doubt(before: Order, after: Order, happening: Happening) -> bool:
-    """Whether an answer has to be kept whole: it left its purchase unknown or in review.
+def _leaves_doubt(before: Order, step: Step, happening: Happening) -> bool:
+    """Whether an answer has to be kept whole: it left its purchase unknown or in review, or speaks against a delivery.
 
     Of what the purchase itself was answered all is kept; of looks, which come again and again, what brought the doubt.
     """
     was: PurchaseRecord = before.purchase(happening.number)
-    now: PurchaseRecord = after.purchase(happening.number)
-    if was.state is PurchaseState.DELIVERED and now != was:
-        # It contradicts what was delivered.
-        return True
+    now: PurchaseRecord = step.order.purchase(happening.number)
+    if was.state is PurchaseState.DELIVERED:
+        return any(alert.kind in SPEAKS_AGAINST_DELIVERY for alert in step.alerts)
     doubtful = now.state is PurchaseState.UNKNOWN or now.review is not None
     if happening.source is Source.PLACE:
         return doubtful

@@ -1,4 +1,7 @@
-"""Looks: asks suppliers what became of purchases under way, on time, in batches, and no more than needed.
+"""Looks: asks suppliers what became of purchases, on time, in batches, and no more than needed.
+
+Purchases under way are looked at until they end; delivered ones now and then while something may still become of them
+(a warranty, a dispute, a refund), and once more when that time is over.
 
 A look without news writes nothing, so the plan of looks lives in memory; after a restart every open purchase is simply
 looked at again. Deadlines act here too, and only after a look that was made after them: a clock that jumped or a
@@ -29,7 +32,7 @@ from reward_adapters.contract import (
 )
 from reward_server.clock import Clock
 from reward_server.domain import moves
-from reward_server.domain.moves import DeadlinePassed
+from reward_server.domain.moves import DeadlinePassed, WatchOver
 from reward_server.domain.order import Order, PurchaseRecord, PurchaseState, ReviewReason, Source
 from reward_server.engine.account import Account
 from reward_server.engine.facts import facts
@@ -39,14 +42,18 @@ from reward_server.store import PurchaseKey, StoreError
 
 log = structlog.get_logger(__name__)
 
-WATCHED = (PurchaseState.ACCEPTED, PurchaseState.UNKNOWN)
+UNDER_WAY = (PurchaseState.ACCEPTED, PurchaseState.UNKNOWN)
+IN_GOOD_HANDS = (PurchaseState.ACCEPTED, PurchaseState.DELIVERED)
 
 UNANSWERED_LOOKS = 5
-"""A deadline acts after a look that was answered. A supplier that can't be asked at all must not keep a person away for
-ever, though: so many unanswered looks after the deadline do as well."""
+"""A deadline acts after a look that was answered, and so does the end of a watch. A supplier that can't be asked at all
+must not keep a person away for ever, though: so many unanswered looks after it do as well."""
 
 STORE_REST_SECONDS = 1.0
 """When the store can't be read, the next look waits this long."""
+
+LAST_LOOK_MARGIN_SECONDS = 0.01
+"""The last look at a delivered purchase must not come a moment before its time is over: it would be one too many."""
 
 STALE_ENTRIES = 1_000
 """Entries of the schedule that may be out of date before it is made anew."""
@@ -54,7 +61,7 @@ STALE_ENTRIES = 1_000
 
 @dataclass(slots=True)
 class _Watch:
-    """One purchase under way."""
+    """One purchase that is looked at."""
 
     key: PurchaseKey
     account: Account
@@ -70,7 +77,7 @@ class _Watch:
     silent_since: float | None = None
     """Since when, in monotonic time, we know that nothing is written any more: wall clocks jump."""
     unanswered: int = 0
-    """Looks in a row, after the deadline, that brought no answer."""
+    """Looks in a row, after the deadline or the end of the watch, that brought no answer."""
 
 
 class Looks:
@@ -83,22 +90,20 @@ class Looks:
         clock: Clock,
         metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        looked: Callable[[Order, str], None],
     ) -> None:
+        """`looked` hears after every look what its order is now."""
         self._ledger = ledger
         self._clock = clock
         self._metrics = metrics
         self._spawn = spawn
+        self._looked = looked
         self._watches: dict[str, _Watch] = {}
         self._hinted: set[str] = set()
         self._due: list[tuple[float, int, str]] = []
         self._tie = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
-
-    @property
-    def watched(self) -> int:
-        """How many purchases are under way."""
-        return len(self._watches)
 
     def watch(self, key: PurchaseKey, account: Account, record: PurchaseRecord, *, delay: float | None = None) -> None:
         """Looks at a purchase from now on; called again without a change of state it changes nothing."""
@@ -110,8 +115,7 @@ class Looks:
                 watch.silent_since = silent_since
             return
         if delay is None:
-            # A doubt is looked at once; an accepted purchase after the supplier's first delay.
-            delay = account.traits.look_delays[0] if state is PurchaseState.ACCEPTED else 0.0
+            delay = self._first_delay(account, record)
         if key.number in self._hinted:
             self._hinted.discard(key.number)
             delay = 0.0
@@ -121,23 +125,41 @@ class Looks:
         self._watches[key.number] = fresh
         self._push(fresh)
 
+    def watch_delivered(self, key: PurchaseKey, account: Account, watch_until: int, *, delay: float) -> None:
+        """Goes on looking at a delivered purchase whose order wasn't read; the last look isn't put off."""
+        known = self._watches.get(key.number)
+        if known is not None and not known.once:
+            return
+        until_over = self._until_over(watch_until)
+        due = self._clock.monotonic() + max(0.0, min(delay, until_over))
+        watch = _Watch(key, account, PurchaseState.DELIVERED, due)
+        if known is not None:
+            watch.busy, watch.again = known.busy, known.again
+        self._watches[key.number] = watch
+        self._push(watch)
+
     def unwatch(self, number: str, *, settled: bool) -> None:
-        """Stops looking; a hint for a purchase that is still to be sent is kept."""
+        """Stops looking; a hint for a purchase that is still to be sent is kept, and one that came during a look leads
+        to another.
+        """
         watch = self._watches.get(number)
-        if watch is not None and not watch.once:
+        if watch is not None and watch.again:
+            watch.once = True
+        elif watch is not None and not watch.once:
             del self._watches[number]
         if settled:
             self._hinted.discard(number)
 
-    def hint(self, key: PurchaseKey, account: Account, state: PurchaseState) -> None:
+    def hint(self, key: PurchaseKey, account: Account, record: PurchaseRecord) -> None:
         """Something happened at the supplier: look now, or as soon as the purchase is on its way."""
+        state = record.state
         if state in (PurchaseState.WAITING, PurchaseState.SUBMITTING):
             self._hinted.add(key.number)
         if state is PurchaseState.WAITING:
             return
         watch = self._watches.get(key.number)
         if watch is None:
-            watch = _Watch(key, account, state, 0.0, once=state not in WATCHED)
+            watch = _Watch(key, account, state, 0.0, once=not (state in UNDER_WAY or record.is_watched))
             self._watches[key.number] = watch
         watch.looks = 0
         if watch.busy:
@@ -218,11 +240,11 @@ class Looks:
             # Entries of watches that were moved or dropped since are stale.
             if watch is not None and watch.due <= now and not watch.busy:
                 watch.busy = True
-                together[watch.account.name, watch.state is PurchaseState.ACCEPTED].append(watch)
-        for (_, accepted), watches in together.items():
+                together[watch.account.name, watch.state in IN_GOOD_HANDS].append(watch)
+        for (_, known), watches in together.items():
             account = watches[0].account
             # A doubt is asked after alone: that a list leaves a number out is weaker than a plain "not found".
-            size = account.traits.query_batch if accepted and account.traits.queryable else 1
+            size = account.traits.query_batch if known and account.traits.queryable else 1
             for i in range(0, len(watches), size):
                 self._spawn(self._look(account, watches[i : i + size]))
         self._set_timer()
@@ -283,11 +305,12 @@ class Looks:
                 # Its own answer is still to come; what a look doesn't know yet is no doubt.
                 continue
             elif outcome is not None and not isinstance(outcome, NotSent):
-                by_order[order.order_id].append(Happening(number=number, event=outcome, source=Source.QUERY, raw=raw))
-            if looked_at >= settle_deadline(order, record, account) and self._deadline_acts(account, record, outcome):
                 by_order[order.order_id].append(
-                    Happening(number=number, event=DeadlinePassed(), source=Source.DEADLINE)
+                    Happening(number=number, event=outcome, source=Source.QUERY, asked_at=looked_at, raw=raw)
                 )
+            end = self._end_that_came(account, order, record, outcome, looked_at)
+            if end is not None:
+                by_order[order.order_id].append(Happening(number=number, event=end, source=Source.DEADLINE))
         for order_id, happenings in by_order.items():
             await self._ledger.apply(keys[order_id], *happenings)
 
@@ -298,10 +321,21 @@ class Looks:
             return 0
         return min(looked_at, record.written_until + int(1000 * (asked_at - watch.silent_since)))
 
-    def _deadline_acts(self, account: Account, record: PurchaseRecord, outcome: Outcome | None) -> bool:
-        """Whether the look that was just made, after the deadline, lets it act."""
-        if record.state not in WATCHED or record.review is not None:
-            return False
+    def _end_that_came(
+        self, account: Account, order: Order, record: PurchaseRecord, outcome: Outcome | None, looked_at: int
+    ) -> DeadlinePassed | WatchOver | None:
+        """The deadline, or the end of the watch over a delivered purchase, if the look that was just made is after it
+        and lets it act.
+        """
+        if record.state in UNDER_WAY and record.review is None:
+            passed, end = looked_at >= settle_deadline(order, record, account), DeadlinePassed()
+            return end if passed and self._was_last_look(account, record, outcome) else None
+        if record.is_watched and looked_at >= record.watch_until and self._was_last_look(account, record, outcome):
+            return WatchOver()
+        return None
+
+    def _was_last_look(self, account: Account, record: PurchaseRecord, outcome: Outcome | None) -> bool:
+        """Whether a look after the time is over counts: it was answered, or too many weren't."""
         if not account.traits.queryable or not isinstance(outcome, NotSent | None):
             return True
         watch = self._watches.get(record.number)
@@ -322,14 +356,18 @@ class Looks:
         if order is None:
             return
         record = order.purchase(number)
-        person_only = record.review is not None and record.review not in moves.RESOLVED_BY_EVIDENCE
-        if watch.once or record.state not in WATCHED or person_only:
-            self._watches.pop(number, None)
-            return
+        goes_on = is_looked_at(record) and not watch.once
+        if goes_on:
+            self._looked(order, number)
         if watch.again:
+            # What the look said may be older than what happened meanwhile, even if it was the last one.
             watch.again = False
+            watch.once = not goes_on
             watch.due = now
             self._push(watch)
+            return
+        if not goes_on:
+            self._watches.pop(number, None)
             return
         if watch.due > now:
             # Moved while the look was on its way.
@@ -343,10 +381,33 @@ class Looks:
         watch.due = now + max(wait, 0.001)
         self._push(watch)
 
+    def _first_delay(self, account: Account, record: PurchaseRecord) -> float:
+        """A doubt is looked at at once; what is in good hands after the supplier's first delay."""
+        match record.state:
+            case PurchaseState.DELIVERED:
+                return self._to_next_watch(account, record)
+            case PurchaseState.ACCEPTED:
+                return account.traits.look_delays[0]
+            case _:
+                return 0.0
+
+    def _to_next_watch(self, account: Account, record: PurchaseRecord) -> float:
+        """Seconds to the next look at a delivered purchase: the last one comes when its time is over."""
+        until_over = self._until_over(record.watch_until)
+        if until_over <= 0:
+            # The last look couldn't be made.
+            return account.traits.look_delays[-1]
+        return min(account.traits.aftersale_every, until_over) if account.traits.queryable else until_over
+
+    def _until_over(self, watch_until: int) -> float:
+        return (watch_until - self._clock.now_ms()) / 1000 + LAST_LOOK_MARGIN_SECONDS
+
     def _delay(self, watch: _Watch, order: Order, record: PurchaseRecord) -> float | None:
         """Seconds to the next look; None when there is nothing more to look for."""
         account = watch.account
         now_ms = self._clock.now_ms()
+        if record.state is PurchaseState.DELIVERED:
+            return self._to_next_watch(account, record)
         to_deadline = (settle_deadline(order, record, account) - now_ms) / 1000
         if not account.traits.queryable:
             # Only the deadline, then a callback or a person.
@@ -360,6 +421,12 @@ class Looks:
             if proof > 0:
                 wait = min(wait, proof)
         return min(wait, to_deadline) if to_deadline > 0 else wait
+
+
+def is_looked_at(record: PurchaseRecord) -> bool:
+    """Whether looks at a purchase go on by themselves."""
+    person_only = record.review is not None and record.review not in moves.RESOLVED_BY_EVIDENCE
+    return (record.state in UNDER_WAY and not person_only) or record.is_watched
 
 
 def settle_deadline(order: Order, record: PurchaseRecord, account: Account) -> int:

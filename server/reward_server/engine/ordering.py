@@ -1,15 +1,19 @@
 """From what a client asks to an order that can be stored: the product's own rules, prices and offers. Pure."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reward_adapters.contract import Recipient, RecipientKind
 from reward_adapters.money import Money
-from reward_server.catalogue import FormField, Product
+from reward_server.catalogue import RECIPIENT_KEY, FormField, Product
 from reward_server.domain import moves
 from reward_server.domain.order import Offer, Order
 from reward_server.errors import InvalidRequest, PriceAboveLimit, ProductNotOrderable, Violation
+
+MAX_SHOWN = 500
+"""Characters of allowed values that an error lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,8 @@ def check_against_product(request: OrderRequest, product: Product) -> None:
     violations = [*_check_recipient(request.recipient, product.recipient_kind)]
     form = {field.key: field for field in product.form}
     for key in request.supplier_parameters:
-        if key not in form:
+        # What a supplier didn't tell yet can't be held against the client; the recipient isn't its to override.
+        if key not in form and (product.form_complete or key == RECIPIENT_KEY):
             known = ", ".join(sorted(form)) or "none"
             violations.append(
                 Violation(f"supplier_parameters[{key!r}]", f"not a field of this product's form; it has: {known}")
@@ -71,8 +76,15 @@ def _check_form_field(field: FormField, value: str | None) -> list[Violation]:
     if not value:
         return [Violation(where, f"this product needs it ({field.label})")] if field.required else []
     if field.options and value not in field.options:
-        return [Violation(where, f"must be one of: {', '.join(field.options)}")]
+        return [Violation(where, f"must be one of: {_some(field.options)}")]
     return []
+
+
+def _some(options: Sequence[str]) -> str:
+    """As many of the values as an error has room for: suppliers have lists of game zones with hundreds."""
+    shown = list(itertools.takewhile(lambda total: total <= MAX_SHOWN, itertools.accumulate(map(len, options))))
+    more = len(options) - len(shown)
+    return ", ".join(options[: len(shown)]) + (f" and {more} more; GetProduct lists them all" if more else "")
 
 
 def make_order(

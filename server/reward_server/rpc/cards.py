@@ -1,4 +1,5 @@
-"""Opens stored cards for answers and streams, always as of a version of their order."""
+"""Opens what is stored sealed: cards for answers and streams, always as of a version of their order, and for people in
+doubt what suppliers said."""
 
 from collections.abc import Sequence
 
@@ -6,8 +7,9 @@ from reward_server.domain.order import Order
 from reward_server.hub import Cards
 from reward_server.resume import Tokens
 from reward_server.rpc.messages import stream_update, update_message
-from reward_server.rpc.ports import CardVault
-from reward_server.store import Store, Update
+from reward_server.rpc.ports import CardVault, Opener
+from reward_server.sealing import SealError
+from reward_server.store import KeptAnswer, Store, Update
 
 
 class CardReader:
@@ -36,6 +38,21 @@ class CardReader:
             else ()
             for order in orders
         ]
+
+    async def answers(self, order: Order) -> list[tuple[KeptAnswer, bytes | SealError]]:
+        """The suppliers' answers that were kept for an order, opened, the oldest first; or why one can't be opened."""
+        kept = await self._store.answers(order.client_id, order.order_id)
+        if not kept:
+            return []
+        opener = await self._vault.client(order.client_id)
+        return [(answer, _opened(opener, order.order_id, answer)) for answer in kept]
+
+
+def _opened(opener: Opener, order_id: str, answer: KeptAnswer) -> bytes | SealError:
+    try:
+        return opener.open(answer.sealed, "answer", order_id, answer.number)
+    except SealError as error:
+        return error
 
 
 class UpdateEncoder:

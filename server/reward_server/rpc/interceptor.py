@@ -26,12 +26,17 @@ _CATALOGUE = (Permission.ORDER, Permission.READ)
 
 ALLOWED: Mapping[str, tuple[Permission, ...]] = {
     "RewardService/CreateOrder": (Permission.ORDER,),
+    "RewardService/CancelOrder": (Permission.ORDER,),
     "RewardService/GetOrder": (Permission.READ,),
     "RewardService/ListOrders": (Permission.READ,),
     "RewardService/StreamOrderUpdates": (Permission.READ,),
     "RewardService/ListOrderUpdates": (Permission.READ,),
     "CatalogService/ListProducts": _CATALOGUE,
     "CatalogService/GetProduct": _CATALOGUE,
+    "OperatorService/ListSuppliers": (Permission.OPERATE,),
+    "OperatorService/ListSupplierProducts": (Permission.OPERATE,),
+    "OperatorService/GetSupplierProduct": (Permission.OPERATE,),
+    "OperatorService/ListCallbacks": (Permission.OPERATE,),
 }
 """Which permissions open a method: one of them is enough. A method that isn't listed stops the first call to it."""
 

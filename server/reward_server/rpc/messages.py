@@ -8,7 +8,7 @@ from typing import TypeVar
 from google.protobuf import timestamp_pb2
 from google.type import date_pb2, money_pb2
 
-from reward_adapters.contract import Card, CardKind, ProductKind, Recipient, RecipientKind
+from reward_adapters.contract import AfterSale, Card, CardKind, ProductKind, Recipient, RecipientKind
 from reward_adapters.money import UNITS_PER_YUAN, Money
 from reward_server.catalogue import FormField, Product
 from reward_server.domain.order import (
@@ -19,10 +19,13 @@ from reward_server.domain.order import (
     OrderState,
     PurchaseRecord,
     PurchaseState,
+    ReviewItem,
     ReviewReason,
 )
 from reward_server.engine.ordering import NotOrderable
 from reward_server.hub import Cards
+from reward_server.outline import outline
+from reward_server.store import KeptAnswer
 from rewardservice.v1 import catalog_service_pb2 as catalog_pb
 from rewardservice.v1 import order_pb2 as pb
 from rewardservice.v1 import reward_service_pb2 as reward_pb
@@ -51,6 +54,7 @@ PRODUCT_KINDS = _table(ProductKind, "PRODUCT_KIND", pb.ProductKind.items())
 FAILURE_REASONS = _table(FailureReason, "FAILURE_REASON", pb.FailureReason.items())
 REVIEW_REASONS = _table(ReviewReason, "REVIEW_REASON", pb.ReviewReason.items())
 PURCHASE_STATES = _table(PurchaseState, "PURCHASE_STATE", pb.PurchaseState.items())
+AFTER_SALES = _table(AfterSale, "AFTER_SALE", pb.AfterSale.items())
 CARD_KINDS = _table(CardKind, "CARD_KIND", pb.CardKind.items())
 RECIPIENT_KINDS = _table(RecipientKind, "RECIPIENT_KIND", catalog_pb.RecipientKind.items())
 NOT_ORDERABLE = _table(NotOrderable, "NOT_ORDERABLE_REASON", catalog_pb.NotOrderableReason.items())
@@ -83,6 +87,11 @@ def timestamp(milliseconds: int) -> timestamp_pb2.Timestamp:
     return timestamp_pb2.Timestamp(seconds=seconds, nanos=rest * 1_000_000)
 
 
+def _time(milliseconds: int) -> timestamp_pb2.Timestamp | None:
+    """A time that 0 stands for "never"."""
+    return timestamp(milliseconds) if milliseconds else None
+
+
 def _date(day: date | None) -> date_pb2.Date | None:
     return None if day is None else date_pb2.Date(year=day.year, month=day.month, day=day.day)
 
@@ -105,6 +114,10 @@ def _recipient(recipient: Recipient | None) -> pb.Recipient | None:
             return None
 
 
+def _after_sale(sale: AfterSale | None) -> pb.AfterSale.ValueType:
+    return pb.AFTER_SALE_UNSPECIFIED if sale is None else AFTER_SALES[sale]
+
+
 # --- Cards ------------------------------------------------------------------------------------------------------------
 
 
@@ -122,8 +135,10 @@ def masked_number(card: Card) -> str:
     return MASK
 
 
-def card_message(order_id: str, card_no: int, card: Card, *, full: bool) -> pb.Card:
-    """A card, in full or with everything left out that redeems it."""
+def card_message(
+    order_id: str, card_no: int, card: Card, *, full: bool, after_sale: AfterSale | None = None
+) -> pb.Card:
+    """A card, in full or with everything left out that redeems it; `after_sale` is what became of it since."""
     message = pb.Card(
         card_id=f"{order_id}/{card_no}",
         kind=CARD_KINDS[card.kind],
@@ -132,6 +147,7 @@ def card_message(order_id: str, card_no: int, card: Card, *, full: bool) -> pb.C
         valid_from=_date(card.valid_from),
         valid_until=_date(card.valid_until),
         unit_cost=_money(card.unit_cost),
+        after_sale=_after_sale(after_sale),
     )
     if card.warranty_until is not None:
         message.warranty_end_time.FromDatetime(card.warranty_until)
@@ -150,6 +166,8 @@ def card_message(order_id: str, card_no: int, card: Card, *, full: bool) -> pb.C
 
 def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
     """An order with its cards as of its version."""
+    full = view is View.FULL
+    after_sales = {card.card_no: card.after_sale for purchase in order.purchases for card in purchase.cards}
     message = pb.Order(
         order_id=order.order_id,
         client_order_id=order.client_order_id,
@@ -165,9 +183,15 @@ def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
         create_time=timestamp(order.created_at),
         update_time=timestamp(order.updated_at),
         delivered_quantity=order.delivered_quantity,
-        cards=[card_message(order.order_id, number, card, full=view is View.FULL) for number, card in cards],
+        cards=[
+            card_message(order.order_id, number, card, full=full, after_sale=after_sales.get(number))
+            for number, card in cards
+        ],
         review_reasons=[REVIEW_REASONS[reason] for reason in order.reviews],
         total_cost=_money(order.total_cost),
+        after_sale=_after_sale(order.after_sale),
+        settled_time=_time(order.settled_at),
+        cancel_requested_time=_time(order.cancel_requested_at),
     )
     if order.failure is not None:
         message.failure.reason = FAILURE_REASONS[order.failure.reason]
@@ -188,15 +212,37 @@ def _purchase(order: Order, purchase: PurchaseRecord) -> pb.Purchase:
         state=PURCHASE_STATES[purchase.state],
         supplier_reference=purchase.supplier_reference or "",
         sends=purchase.sends,
-        intent_time=timestamp(purchase.intent_at) if purchase.intent_at else None,
+        intent_time=_time(purchase.intent_at),
         cost=_money(purchase.cost),
         evidence=[_evidence(piece) for piece in purchase.evidence[-EVIDENCE_LIMIT:]],
         review_reason=review,
+        review_items=[_review_item(item) for item in purchase.items],
+        settled_time=_time(purchase.settled_at),
     )
+
+
+def _review_item(item: ReviewItem) -> pb.ReviewItem:
+    return pb.ReviewItem(reason=REVIEW_REASONS[item.reason], open_time=timestamp(item.opened_at), detail=item.detail)
 
 
 def _evidence(piece: Evidence) -> pb.Evidence:
     return pb.Evidence(time=timestamp(piece.at), source=piece.source, outcome=piece.outcome, detail=piece.detail)
+
+
+def add_answers(message: pb.Order, answers: Iterable[tuple[KeptAnswer, bytes | Exception]]) -> None:
+    """Adds the suppliers' kept answers to the purchases of an explained order: in outline, never as they are.
+
+    They come opened, or with the reason why they can't be.
+    """
+    purchases = {purchase.number: purchase for purchase in message.purchases}
+    for kept, opened in answers:
+        if kept.number not in purchases:
+            continue
+        shown = purchases[kept.number].answers.add(time=timestamp(kept.at), source=kept.source)
+        if isinstance(opened, bytes):
+            shown.size, shown.outline = len(opened), outline(opened)
+        else:
+            shown.outline = f"can't be opened: {opened}"
 
 
 # --- Streams ----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Protocol
 from reward_adapters.contract import Card
 from reward_server.access import Caller
 from reward_server.catalogue import Product
+from reward_server.domain.order import Order
 from reward_server.engine.ordering import NotOrderable, OrderRequest
 from reward_server.store import Created
 
@@ -14,6 +15,12 @@ class Ordering(Protocol):
 
     async def create(self, request: OrderRequest) -> Created:
         """Stores an order, or finds the one that has the client_order_id. Raises RewardError or StoreError.
+
+        Cancelling the caller cancels nothing that was begun.
+        """
+
+    async def cancel(self, order: Order) -> Order:
+        """Cancels what can still be cancelled, and notes the wish. Raises OrderNotCancellable or StoreError.
 
         Cancelling the caller cancels nothing that was begun.
         """
@@ -36,11 +43,22 @@ class CardOpener(Protocol):
         """The card as the supplier delivered it."""
 
 
+class Opener(Protocol):
+    """Opens what was sealed."""
+
+    def open(self, sealed: bytes, /, *aad: str) -> bytes:
+        """The value, sealed for the place that `aad` names. Raises SealError."""
+
+
+class ClientOpener(CardOpener, Opener, Protocol):
+    """Opens everything that was sealed for one client."""
+
+
 class CardVault(Protocol):
     """Knows the clients' data keys."""
 
-    async def client(self, client_id: str, /) -> CardOpener:
-        """The opener for a client's cards."""
+    async def client(self, client_id: str, /) -> ClientOpener:
+        """The opener for what is sealed for a client."""
 
 
 class UpDown(Protocol):

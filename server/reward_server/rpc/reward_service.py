@@ -13,10 +13,10 @@ from reward_server.errors import OrderNotFound, ResumeTokenExpired
 from reward_server.resume import PageTokenInvalid
 from reward_server.rpc import validation
 from reward_server.rpc.interceptor import current_caller
-from reward_server.rpc.messages import View, order_message, update_message
+from reward_server.rpc.messages import View, add_answers, order_message, update_message
 from reward_server.rpc.ports import Ordering
 from reward_server.rpc.streaming import StreamParts, UpdateStream, check_orders
-from reward_server.rpc.validation import ListRequest, Selector, UpdatesRequest
+from reward_server.rpc.validation import GetRequest, ListRequest, Selector, UpdatesRequest
 from reward_server.store import Created, Head, OrderQuery, Update
 from rewardservice.v1 import reward_service_pb2 as pb
 from rewardservice.v1 import reward_service_pb2_grpc as pb_grpc
@@ -67,15 +67,27 @@ class RewardService(pb_grpc.RewardServiceServicer):
         """Reads an order by either id."""
         caller = current_caller()
         asked = validation.get_request(request, caller)
-        if asked.order_id:
-            order = await self._store.order(caller.client_id, asked.order_id)
-        else:
-            order, _ = await self._store.order_by_client_order_id(caller.client_id, asked.client_order_id)
+        order = await self._find(caller.client_id, asked)
         if order is None and asked.order_id and caller.may(Permission.OPERATE) and asked.view is not View.FULL:
             order = await self._foreign_order(asked.order_id)
         if order is None:
             raise OrderNotFound(asked.order_id or asked.client_order_id)
         return pb.GetOrderResponse(order=await self._message(order, asked.view))
+
+    async def CancelOrder(self, request: pb.CancelOrderRequest, context: Any) -> pb.CancelOrderResponse:
+        """Cancels what can still be cancelled of one of the caller's orders, by either id."""
+        caller = current_caller()
+        asked = validation.get_request(request, caller)
+        order = await self._find(caller.client_id, asked)
+        if order is None:
+            raise OrderNotFound(asked.order_id or asked.client_order_id)
+        return pb.CancelOrderResponse(order=await self._message(await self._ordering.cancel(order), asked.view))
+
+    async def _find(self, client_id: str, asked: GetRequest) -> Order | None:
+        if asked.order_id:
+            return await self._store.order(client_id, asked.order_id)
+        order, _ = await self._store.order_by_client_order_id(client_id, asked.client_order_id)
+        return order
 
     async def _foreign_order(self, order_id: str) -> Order | None:
         """Any client's order, for operators: they answer for the money, but whom it is for isn't their business."""
@@ -164,7 +176,10 @@ class RewardService(pb_grpc.RewardServiceServicer):
 
     async def _message(self, order: Order, view: View) -> Any:
         [cards] = await self._parts.cards.read([order])
-        return order_message(order, cards, view)
+        message = order_message(order, cards, view)
+        if view is View.EXPLAINED:
+            add_answers(message, await self._parts.cards.answers(order))
+        return message
 
     async def _updates(self, client_id: str, asked: UpdatesRequest, after: int, head: Head) -> _Page:
         """The selected updates after a position: as many as fit, and as far as one call may search."""

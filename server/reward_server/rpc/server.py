@@ -13,13 +13,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from reward_server.hub import Hub
 from reward_server.rpc.catalog_service import CatalogService
 from reward_server.rpc.interceptor import RpcInterceptor
+from reward_server.rpc.operator_service import OperatorService
 from reward_server.rpc.reflection import add_reflection
 from reward_server.rpc.reward_service import RewardService
-from rewardservice.v1 import catalog_service_pb2, catalog_service_pb2_grpc, reward_service_pb2, reward_service_pb2_grpc
+from rewardservice.v1 import (
+    catalog_service_pb2,
+    catalog_service_pb2_grpc,
+    operator_service_pb2,
+    operator_service_pb2_grpc,
+    reward_service_pb2,
+    reward_service_pb2_grpc,
+)
 
 SERVICES = tuple(
     service.full_name
-    for file in (reward_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR)
+    for file in (reward_service_pb2.DESCRIPTOR, catalog_service_pb2.DESCRIPTOR, operator_service_pb2.DESCRIPTOR)
     for service in file.services_by_name.values()
 )
 HEALTH: Any = health
@@ -101,6 +109,7 @@ def build_server(
     address: str,
     reward_service: RewardService,
     catalog_service: CatalogService,
+    operator_service: OperatorService,
     interceptor: RpcInterceptor,
     hub: Hub,
     max_message_bytes: int,
@@ -111,6 +120,7 @@ def build_server(
     server = grpc.aio.server(interceptors=[interceptor], options=_options(max_message_bytes))
     reward_service_pb2_grpc.add_RewardServiceServicer_to_server(reward_service, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_service, server)
+    operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, server)
     checks = HEALTH.aio.HealthServicer()
     add_health: Any = health_pb2_grpc.add_HealthServicer_to_server
     add_health(checks, server)

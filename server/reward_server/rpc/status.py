@@ -20,6 +20,8 @@ STORE_RETRY_SECONDS = 1.0
 """A full disk or a locked file doesn't heal faster."""
 MAX_MESSAGE = 512
 """Characters of an error's message: it travels in a header, percent-encoded."""
+MAX_NAMES = 40
+"""Names that one error lists, of at most 40 characters each."""
 MAX_VIOLATION_BYTES = 3_000
 """Headers end at 8 KB by default, and details travel in base64."""
 
@@ -29,6 +31,7 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, pb.ERROR_REASON_PERMISSION_DENIED),
     errors.CardsNotPermitted: (grpc.StatusCode.PERMISSION_DENIED, pb.ERROR_REASON_CARDS_NOT_PERMITTED),
     errors.OrderNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_ORDER_NOT_FOUND),
+    errors.OrderNotCancellable: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_ORDER_NOT_CANCELLABLE),
     errors.ProductNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_PRODUCT_NOT_FOUND),
     errors.ClientOrderIdReused: (grpc.StatusCode.ALREADY_EXISTS, pb.ERROR_REASON_CLIENT_ORDER_ID_REUSED),
     errors.ProductNotOrderable: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_PRODUCT_NOT_ORDERABLE),
@@ -39,6 +42,10 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.MessageTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_MESSAGE_TOO_LARGE),
     errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_READER_TOO_SLOW),
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
+    errors.SupplierNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_NOT_FOUND),
+    errors.SupplierProductNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_PRODUCT_NOT_FOUND),
+    errors.NotOfferedBySupplier: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_NOT_OFFERED_BY_SUPPLIER),
+    errors.SupplierUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SUPPLIER_UNAVAILABLE),
     # A broken store ends the process; what the caller can do is the same: ask again with the same ids.
     StoreUnavailable: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_STORE_UNAVAILABLE),
     StoreBroken: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_STORE_UNAVAILABLE),
@@ -105,6 +112,8 @@ def _metadata(error: Exception) -> dict[str, str]:
             return {"permission": error.permission}
         case errors.OrderNotFound():
             return {"order_id": error.order_id}
+        case errors.OrderNotCancellable():
+            return {"order_id": error.order_id, "state": error.state}
         case errors.ProductNotFound() | errors.ProductNotOrderable():
             return {"product_id": error.product_id}
         case errors.ClientOrderIdReused():
@@ -123,6 +132,12 @@ def _metadata(error: Exception) -> dict[str, str]:
             return {"oldest_resume_token": error.oldest_token}
         case errors.ReaderTooSlow():
             return {"resume_token": error.token}
+        case errors.SupplierNotFound():
+            return {"supplier": error.supplier, "suppliers": ",".join(error.known[:MAX_NAMES])}
+        case errors.SupplierProductNotFound():
+            return {"supplier": error.supplier, "product": error.product}
+        case errors.NotOfferedBySupplier() | errors.SupplierUnavailable():
+            return {"supplier": error.supplier}
     return {}
 
 
@@ -134,9 +149,13 @@ def _details(error: Exception) -> list[message.Message]:
             return [_resource("Order", error.order_id, error)]
         case errors.ProductNotFound():
             return [_resource("Product", error.product_id, error)]
-        case errors.ClientOrderIdReused():
+        case errors.ClientOrderIdReused() | errors.OrderNotCancellable():
             return [_resource("Order", error.order_id, error)]
-        case errors.ServerDraining():
+        case errors.SupplierNotFound():
+            return [_resource("Supplier", error.supplier, error)]
+        case errors.SupplierProductNotFound():
+            return [_resource("SupplierProduct", error.product, error)]
+        case errors.ServerDraining() | errors.SupplierUnavailable():
             return [_retry(error.retry_after)]
         case StoreError():
             return [_retry(STORE_RETRY_SECONDS)]

@@ -20,6 +20,7 @@ from reward_server.engine.ordering import OrderRequest
 from reward_server.errors import CardsNotPermitted, InvalidRequest, Violation
 from reward_server.rpc.messages import CURRENCY, KIND_OF, NANOS_PER_UNIT, STATE_OF, View
 from rewardservice.v1 import catalog_service_pb2 as catalog_pb
+from rewardservice.v1 import operator_service_pb2 as operator_pb
 from rewardservice.v1 import order_pb2 as pb
 from rewardservice.v1 import reward_service_pb2 as reward_pb
 
@@ -34,6 +35,7 @@ MAX_ID = 64
 """Longer texts are no ids of ours; they aren't even looked up."""
 MAX_PRODUCT_ID = 128
 MAX_TOKEN = 512
+MAX_SUPPLIER_PAGE = 10_000
 DEFAULT_PAGE, MAX_PAGE = 50, 200
 DEFAULT_UPDATES, MAX_UPDATES = 100, 1_000
 MIN_HEARTBEAT, MAX_HEARTBEAT = 1, 60
@@ -81,7 +83,7 @@ class CreateRequest:
 
 @dataclass(frozen=True, slots=True)
 class GetRequest:
-    """A checked GetOrderRequest: one of the ids is set."""
+    """A checked GetOrderRequest or CancelOrderRequest: one of the ids is set."""
 
     order_id: str
     client_order_id: str
@@ -145,6 +147,16 @@ class ProductsRequest:
     kind: ProductKind | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbacksRequest:
+    """A checked ListCallbacksRequest."""
+
+    supplier: str
+    only_unknown: bool
+    page_size: int
+    page_token: str
+
+
 class _Check:
     """Collects violations."""
 
@@ -179,6 +191,13 @@ class _Check:
             self.fail(field, "required; ListProducts shows what there is")
         elif len(value) > MAX_PRODUCT_ID:
             self.fail(field, f"not a product id; these have at most {MAX_PRODUCT_ID} characters")
+        return value
+
+    def supplier(self, field: str, value: str) -> str:
+        if not value:
+            self.fail(field, "required; ListSuppliers shows what there is")
+        elif len(value) > MAX_ID:
+            self.fail(field, f"not a supplier account; their names have at most {MAX_ID} characters")
         return value
 
     def number(self, field: str, value: int, low: int, high: int, default: int | None = None) -> int:
@@ -313,8 +332,8 @@ def create_request(request: reward_pb.CreateOrderRequest, caller: Caller) -> Cre
     return CreateRequest(order, view, wait)
 
 
-def get_request(request: reward_pb.GetOrderRequest, caller: Caller) -> GetRequest:
-    """Reads a GetOrderRequest. Raises InvalidRequest or CardsNotPermitted."""
+def get_request(request: reward_pb.GetOrderRequest | reward_pb.CancelOrderRequest, caller: Caller) -> GetRequest:
+    """Reads a GetOrderRequest or CancelOrderRequest. Raises InvalidRequest or CardsNotPermitted."""
     check = _Check()
     match request.WhichOneof("id"):
         case "order_id":
@@ -418,6 +437,40 @@ def product_id(request: catalog_pb.GetProductRequest) -> str:
     check.product_id("product_id", request.product_id)
     check.finish()
     return request.product_id
+
+
+def supplier_products_request(request: operator_pb.ListSupplierProductsRequest) -> tuple[str, int]:
+    """Reads a ListSupplierProductsRequest: the account and the page. Raises InvalidRequest."""
+    check = _Check()
+    supplier = check.supplier("supplier", request.supplier)
+    page = check.number("page", request.page, 1, MAX_SUPPLIER_PAGE, 1)
+    check.finish()
+    return supplier, page
+
+
+def supplier_product_request(request: operator_pb.GetSupplierProductRequest) -> tuple[str, str]:
+    """Reads a GetSupplierProductRequest: the account and the supplier's number. Raises InvalidRequest."""
+    check = _Check()
+    supplier = check.supplier("supplier", request.supplier)
+    if not request.product:
+        check.fail("product", "required; ListSupplierProducts shows what there is")
+    elif len(request.product) > MAX_PRODUCT_ID or _CONTROL.search(request.product):
+        check.fail("product", f"not a supplier's product; their numbers have at most {MAX_PRODUCT_ID} characters")
+    check.finish()
+    return supplier, request.product
+
+
+def callbacks_request(request: operator_pb.ListCallbacksRequest) -> CallbacksRequest:
+    """Reads a ListCallbacksRequest. Raises InvalidRequest."""
+    check = _Check()
+    read = CallbacksRequest(
+        supplier=check.supplier("supplier", request.supplier),
+        only_unknown=request.only_unknown,
+        page_size=check.number("page_size", request.page_size, 1, MAX_PAGE, DEFAULT_PAGE),
+        page_token=check.token("page_token", request.page_token),
+    )
+    check.finish()
+    return read
 
 
 def wrong_page_token() -> InvalidRequest:

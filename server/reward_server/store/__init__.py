@@ -110,6 +110,8 @@ class OpenPurchase:
     number: str
     account: str
     state: PurchaseState
+    watch_until: int = 0
+    """Of a delivered one, until when something may still become of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,26 @@ class CallbackRecord:
     sealed: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class CallbackPlace:
+    """Where a callback stands among those of its account: by time, and by digest within a millisecond."""
+
+    at: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackQuery:
+    """The callbacks of one account, newest first."""
+
+    account: str
+    only_unknown: bool = False
+    """Only those whose number is none of ours."""
+    before: CallbackPlace | None = None
+    """Only older ones: the last one of the page before."""
+    limit: int = 50
+
+
 UpdateListener = Callable[[Sequence[Update]], None]
 """Called on the event loop after a commit with its updates, per client in the order of positions."""
 
@@ -235,6 +257,9 @@ class Store(Protocol):
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
 
+    async def answers(self, client_id: str, order_id: str) -> list[KeptAnswer]:
+        """The answers kept for an order, the oldest first, up to a bound."""
+
     async def purchase(self, account: str, number: str) -> PurchaseKey | None:
         """Finds a purchase by its number at a supplier account."""
 
@@ -246,6 +271,9 @@ class Store(Protocol):
 
     async def keep_callback(self, record: CallbackRecord) -> bool:
         """Keeps a callback; False when the same one was kept before."""
+
+    async def callbacks(self, query: CallbackQuery) -> list[CallbackRecord]:
+        """One page of the callbacks that were kept, newest first."""
 
     async def data_keys(self, client_id: str) -> list[WrappedKey]:
         """The client's data keys, the newest last."""

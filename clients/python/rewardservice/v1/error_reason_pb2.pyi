@@ -62,6 +62,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNIMPLEMENTED: no such method."""
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 18
     """RESOURCE_EXHAUSTED: the message is larger than the server takes. (gRPC itself refuses a much larger one, bare.)"""
+    ERROR_REASON_ORDER_NOT_CANCELLABLE: _ErrorReason.ValueType  # 19
+    """FAILED_PRECONDITION: the order has ended, other than by a cancel (metadata "state")."""
+    ERROR_REASON_SUPPLIER_NOT_FOUND: _ErrorReason.ValueType  # 20
+    """NOT_FOUND: no supplier account of that name (metadata "supplier", "suppliers" = those there are)."""
+    ERROR_REASON_SUPPLIER_PRODUCT_NOT_FOUND: _ErrorReason.ValueType  # 21
+    """NOT_FOUND: the supplier doesn't list that product (metadata "supplier", "product")."""
+    ERROR_REASON_NOT_OFFERED_BY_SUPPLIER: _ErrorReason.ValueType  # 22
+    """FAILED_PRECONDITION: the supplier has no way to tell that (metadata "supplier")."""
+    ERROR_REASON_SUPPLIER_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """UNAVAILABLE: the supplier doesn't answer an operator's question (metadata "supplier")."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of every error, without the prefix, in domain "rewardservice.v1"."""
@@ -106,4 +116,14 @@ ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 17
 """UNIMPLEMENTED: no such method."""
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 18
 """RESOURCE_EXHAUSTED: the message is larger than the server takes. (gRPC itself refuses a much larger one, bare.)"""
+ERROR_REASON_ORDER_NOT_CANCELLABLE: ErrorReason.ValueType  # 19
+"""FAILED_PRECONDITION: the order has ended, other than by a cancel (metadata "state")."""
+ERROR_REASON_SUPPLIER_NOT_FOUND: ErrorReason.ValueType  # 20
+"""NOT_FOUND: no supplier account of that name (metadata "supplier", "suppliers" = those there are)."""
+ERROR_REASON_SUPPLIER_PRODUCT_NOT_FOUND: ErrorReason.ValueType  # 21
+"""NOT_FOUND: the supplier doesn't list that product (metadata "supplier", "product")."""
+ERROR_REASON_NOT_OFFERED_BY_SUPPLIER: ErrorReason.ValueType  # 22
+"""FAILED_PRECONDITION: the supplier has no way to tell that (metadata "supplier")."""
+ERROR_REASON_SUPPLIER_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""UNAVAILABLE: the supplier doesn't answer an operator's question (metadata "supplier")."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -79,7 +79,7 @@ class _OrderStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderState
     ORDER_STATE_FAILED: _OrderState.ValueType  # 7
     """Terminal: nothing was delivered, and nothing was bought or the money came back (`Order.failure` says why)."""
     ORDER_STATE_CANCELLED: _OrderState.ValueType  # 8
-    """Terminal: cancelled before anything was bought."""
+    """Terminal: cancelled. Nothing was delivered, and nothing was bought or the money came back."""
 
 class OrderState(_OrderState, metaclass=_OrderStateEnumTypeWrapper):
     """Where an order stands. Derived from its purchases; terminal states change only by an audited decision of an operator."""
@@ -103,7 +103,7 @@ ORDER_STATE_PARTIALLY_FULFILLED: OrderState.ValueType  # 6
 ORDER_STATE_FAILED: OrderState.ValueType  # 7
 """Terminal: nothing was delivered, and nothing was bought or the money came back (`Order.failure` says why)."""
 ORDER_STATE_CANCELLED: OrderState.ValueType  # 8
-"""Terminal: cancelled before anything was bought."""
+"""Terminal: cancelled. Nothing was delivered, and nothing was bought or the money came back."""
 Global___OrderState: _TypeAlias = OrderState  # noqa: Y015
 
 class _FailureReason:
@@ -134,6 +134,10 @@ class _FailureReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Failure
     """The outcome was unknown, and it is proven that the supplier never received the order."""
     FAILURE_REASON_OPERATOR: _FailureReason.ValueType  # 10
     """An operator decided so."""
+    FAILURE_REASON_CANCELLED: _FailureReason.ValueType  # 11
+    """The client cancelled the order when a part of it was delivered already (PARTIALLY_FULFILLED); an order of which
+    nothing was delivered is CANCELLED and has no failure.
+    """
 
 class FailureReason(_FailureReason, metaclass=_FailureReasonEnumTypeWrapper):
     """Why an order, or some of its units, failed."""
@@ -160,6 +164,10 @@ FAILURE_REASON_NEVER_RECEIVED: FailureReason.ValueType  # 9
 """The outcome was unknown, and it is proven that the supplier never received the order."""
 FAILURE_REASON_OPERATOR: FailureReason.ValueType  # 10
 """An operator decided so."""
+FAILURE_REASON_CANCELLED: FailureReason.ValueType  # 11
+"""The client cancelled the order when a part of it was delivered already (PARTIALLY_FULFILLED); an order of which
+nothing was delivered is CANCELLED and has no failure.
+"""
 Global___FailureReason: _TypeAlias = FailureReason  # noqa: Y015
 
 class _ReviewReason:
@@ -182,9 +190,20 @@ class _ReviewReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReviewRe
     """What the supplier says contradicts itself or our request (another product, number or amount)."""
     REVIEW_REASON_CARD_MISSING: _ReviewReason.ValueType  # 6
     """The supplier reports success but has not handed over the card, and offers no way to fetch it."""
+    REVIEW_REASON_LATE_SUCCESS: _ReviewReason.ValueType  # 7
+    """A purchase given up as dead was taken or delivered by the supplier after all. Its cards are kept, not shown."""
+    REVIEW_REASON_OVERCHARGED: _ReviewReason.ValueType  # 8
+    """The supplier charged more than the limit; the units were delivered."""
+    REVIEW_REASON_DISPUTED: _ReviewReason.ValueType  # 9
+    """The supplier disputes a delivered item with its own source. Ends by itself when the item is fine again."""
+    REVIEW_REASON_REVERSED: _ReviewReason.ValueType  # 10
+    """The supplier took a delivered item back and returned the money."""
 
 class ReviewReason(_ReviewReason, metaclass=_ReviewReasonEnumTypeWrapper):
-    """Why a person has to look at an order."""
+    """Why a person has to look at an order. 1 to 6 keep it in NEEDS_REVIEW, or stand beside the state when they come after
+    the delivery; 7 to 10 always stand beside it and leave it alone. A reason stays until a person has dealt with it,
+    unless its comment says more.
+    """
 
 REVIEW_REASON_UNSPECIFIED: ReviewReason.ValueType  # 0
 """Never sent by the server."""
@@ -200,7 +219,47 @@ REVIEW_REASON_CONTRADICTION: ReviewReason.ValueType  # 5
 """What the supplier says contradicts itself or our request (another product, number or amount)."""
 REVIEW_REASON_CARD_MISSING: ReviewReason.ValueType  # 6
 """The supplier reports success but has not handed over the card, and offers no way to fetch it."""
+REVIEW_REASON_LATE_SUCCESS: ReviewReason.ValueType  # 7
+"""A purchase given up as dead was taken or delivered by the supplier after all. Its cards are kept, not shown."""
+REVIEW_REASON_OVERCHARGED: ReviewReason.ValueType  # 8
+"""The supplier charged more than the limit; the units were delivered."""
+REVIEW_REASON_DISPUTED: ReviewReason.ValueType  # 9
+"""The supplier disputes a delivered item with its own source. Ends by itself when the item is fine again."""
+REVIEW_REASON_REVERSED: ReviewReason.ValueType  # 10
+"""The supplier took a delivered item back and returned the money."""
 Global___ReviewReason: _TypeAlias = ReviewReason  # noqa: Y015
+
+class _AfterSale:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AfterSaleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AfterSale.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AFTER_SALE_UNSPECIFIED: _AfterSale.ValueType  # 0
+    """Nothing: the item is fine, as far as the supplier says."""
+    AFTER_SALE_WARRANTY: _AfterSale.ValueType  # 1
+    """The supplier exchanges it if it is faulty (`Card.warranty_end_time` says until when)."""
+    AFTER_SALE_DISPUTED: _AfterSale.ValueType  # 2
+    """The supplier disputes it with its own source; it may work or not."""
+    AFTER_SALE_CLOSED_UNCLEAR: _AfterSale.ValueType  # 3
+    """The dispute is over and the supplier doesn't say how it ended."""
+    AFTER_SALE_REVERSED: _AfterSale.ValueType  # 4
+    """The supplier took it back and returned the money: don't hand it out, and take it for worthless."""
+
+class AfterSale(_AfterSale, metaclass=_AfterSaleEnumTypeWrapper):
+    """What may become of a delivered item, or already became of it. It leaves the order's state alone."""
+
+AFTER_SALE_UNSPECIFIED: AfterSale.ValueType  # 0
+"""Nothing: the item is fine, as far as the supplier says."""
+AFTER_SALE_WARRANTY: AfterSale.ValueType  # 1
+"""The supplier exchanges it if it is faulty (`Card.warranty_end_time` says until when)."""
+AFTER_SALE_DISPUTED: AfterSale.ValueType  # 2
+"""The supplier disputes it with its own source; it may work or not."""
+AFTER_SALE_CLOSED_UNCLEAR: AfterSale.ValueType  # 3
+"""The dispute is over and the supplier doesn't say how it ended."""
+AFTER_SALE_REVERSED: AfterSale.ValueType  # 4
+"""The supplier took it back and returned the money: don't hand it out, and take it for worthless."""
+Global___AfterSale: _TypeAlias = AfterSale  # noqa: Y015
 
 class _OrderView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -410,6 +469,7 @@ class Card(_message.Message):
     VALID_UNTIL_FIELD_NUMBER: _builtins.int
     WARRANTY_END_TIME_FIELD_NUMBER: _builtins.int
     UNIT_COST_FIELD_NUMBER: _builtins.int
+    AFTER_SALE_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     """Stable id of the card: the order's id, a slash, and the card's place in the order from 1."""
     kind: Global___CardKind.ValueType
@@ -424,6 +484,8 @@ class Card(_message.Message):
     """Page to redeem or to read about the card."""
     instructions: _builtins.str
     """How to redeem, in the supplier's words. Shown in view FULL only."""
+    after_sale: Global___AfterSale.ValueType
+    """What became of the card since."""
     @_builtins.property
     def qr(self) -> Global___QrCode:
         """QR code."""
@@ -459,10 +521,11 @@ class Card(_message.Message):
         valid_until: _date_pb2.Date | None = ...,
         warranty_end_time: _timestamp_pb2.Timestamp | None = ...,
         unit_cost: _money_pb2.Money | None = ...,
+        after_sale: Global___AfterSale.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["qr", b"qr", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["card_id", b"card_id", "instructions", b"instructions", "kind", b"kind", "link", b"link", "masked", b"masked", "number", b"number", "qr", b"qr", "secret", b"secret", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "card_id", b"card_id", "instructions", b"instructions", "kind", b"kind", "link", b"link", "masked", b"masked", "number", b"number", "qr", b"qr", "secret", b"secret", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -505,11 +568,13 @@ class Evidence(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Where it came from: "place", "query", "callback", "deadline", "recovery" or "operator"."""
+    """Where it came from: "place", "query", "callback", "deadline", "recovery", "cancel" or "operator"."""
     outcome: _builtins.str
     """What was understood: one of "Accepted", "Delivered", "Refused", "NotSent", "Refunded", "Absent", "Unclear" (what a
     supplier said), "CalledBack" (its verified callback, a look follows), "SenderLost" (the process that was sending
-    died), "AbsenceProven" (two looks found nothing), "DeadlinePassed". New words may come.
+    died), "AbsenceProven" (two looks found nothing), "DeadlinePassed", "CancelAsked" (the supplier is about to be asked
+    to cancel), "CancelTaken", "CancelRefused" (what it said), "CancelConfirmed", "WatchOver" (nothing more can become
+    of what was delivered). New words may come.
     """
     detail: _builtins.str
     """The supplier's code and text, scrubbed of secrets."""
@@ -534,6 +599,74 @@ class Evidence(_message.Message):
 Global___Evidence: _TypeAlias = Evidence  # noqa: Y015
 
 @_typing.final
+class KeptAnswer(_message.Message):
+    """A supplier's answer that wasn't understood, or that a person has to look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    OUTLINE_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """What it answers: "place", "query" or "callback"."""
+    size: _builtins.int
+    """Its size in bytes."""
+    outline: _builtins.str
+    """What it says, with everything left out that could be a secret (at most 4 kB). For people."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it came."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+        size: _builtins.int = ...,
+        outline: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outline", b"outline", "size", b"size", "source", b"source", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptAnswer: _TypeAlias = KeptAnswer  # noqa: Y015
+
+@_typing.final
+class ReviewItem(_message.Message):
+    """Something a person should look at that leaves the order's state alone (view EXPLAINED)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    reason: Global___ReviewReason.ValueType
+    """Why."""
+    detail: _builtins.str
+    """What happened in words, scrubbed of secrets. For people; it may change."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was opened."""
+
+    def __init__(
+        self,
+        *,
+        reason: Global___ReviewReason.ValueType = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "open_time", b"open_time", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewItem: _TypeAlias = ReviewItem  # noqa: Y015
+
+@_typing.final
 class Purchase(_message.Message):
     """One request to one supplier account for some units of an order (view EXPLAINED)."""
 
@@ -550,6 +683,9 @@ class Purchase(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
     REVIEW_REASON_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    REVIEW_ITEMS_FIELD_NUMBER: _builtins.int
+    SETTLED_TIME_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """The number we gave it at the supplier; used for nothing else, ever."""
     supplier: _builtins.str
@@ -578,6 +714,18 @@ class Purchase(_message.Message):
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evidence]:
         """Evidence, oldest first; at most the 50 latest pieces."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptAnswer]:
+        """What the supplier answered where that left a doubt, oldest first: kept whole and sealed, shown in outline."""
+
+    @_builtins.property
+    def review_items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewItem]:
+        """What is open for a person beside its state."""
+
+    @_builtins.property
+    def settled_time(self) -> _timestamp_pb2.Timestamp:
+        """When we stopped watching what was delivered."""
+
     def __init__(
         self,
         *,
@@ -592,10 +740,13 @@ class Purchase(_message.Message):
         cost: _money_pb2.Money | None = ...,
         evidence: _abc.Iterable[Global___Evidence] | None = ...,
         review_reason: Global___ReviewReason.ValueType = ...,
+        answers: _abc.Iterable[Global___KeptAnswer] | None = ...,
+        review_items: _abc.Iterable[Global___ReviewItem] | None = ...,
+        settled_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "intent_time", b"intent_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "intent_time", b"intent_time", "settled_time", b"settled_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "evidence", b"evidence", "intent_time", b"intent_time", "number", b"number", "quantity", b"quantity", "review_reason", b"review_reason", "sends", b"sends", "state", b"state", "supplier", b"supplier", "supplier_product", b"supplier_product", "supplier_reference", b"supplier_reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "cost", b"cost", "evidence", b"evidence", "intent_time", b"intent_time", "number", b"number", "quantity", b"quantity", "review_items", b"review_items", "review_reason", b"review_reason", "sends", b"sends", "settled_time", b"settled_time", "state", b"state", "supplier", b"supplier", "supplier_product", b"supplier_product", "supplier_reference", b"supplier_reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,6 +817,9 @@ class Order(_message.Message):
     REVIEW_REASONS_FIELD_NUMBER: _builtins.int
     TOTAL_COST_FIELD_NUMBER: _builtins.int
     PURCHASES_FIELD_NUMBER: _builtins.int
+    AFTER_SALE_FIELD_NUMBER: _builtins.int
+    SETTLED_TIME_FIELD_NUMBER: _builtins.int
+    CANCEL_REQUESTED_TIME_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Our id, 26 characters, sorts by time of creation."""
     client_order_id: _builtins.str
@@ -682,6 +836,8 @@ class Order(_message.Message):
     """Counts the visible changes of the order from 1, without a gap."""
     delivered_quantity: _builtins.int
     """How many units were delivered so far."""
+    after_sale: Global___AfterSale.ValueType
+    """The worst of what became of its delivered items: REVERSED before DISPUTED before CLOSED_UNCLEAR before WARRANTY."""
     @_builtins.property
     def recipient(self) -> Global___Recipient:
         """Who gets it. Empty for cards and coupons. The number is masked for operators who are not the ordering client."""
@@ -716,7 +872,7 @@ class Order(_message.Message):
 
     @_builtins.property
     def review_reasons(self) -> _containers.RepeatedScalarFieldContainer[Global___ReviewReason.ValueType]:
-        """Set while NEEDS_REVIEW."""
+        """What a person should look at, in any state: what keeps the order in NEEDS_REVIEW first, then what stands beside it."""
 
     @_builtins.property
     def total_cost(self) -> _money_pb2.Money:
@@ -725,6 +881,16 @@ class Order(_message.Message):
     @_builtins.property
     def purchases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Purchase]:
         """The purchases, in view EXPLAINED only."""
+
+    @_builtins.property
+    def settled_time(self) -> _timestamp_pb2.Timestamp:
+        """When it had ended and nothing more was expected of its delivered items (warranty over, watch over). Changes after
+        this are rare but possible: a supplier that says something new is heard.
+        """
+
+    @_builtins.property
+    def cancel_requested_time(self) -> _timestamp_pb2.Timestamp:
+        """When the client wished to cancel it. Nothing new is sent from then on; what was sent ends by evidence."""
 
     def __init__(
         self,
@@ -748,10 +914,13 @@ class Order(_message.Message):
         review_reasons: _abc.Iterable[Global___ReviewReason.ValueType] | None = ...,
         total_cost: _money_pb2.Money | None = ...,
         purchases: _abc.Iterable[Global___Purchase] | None = ...,
+        after_sale: Global___AfterSale.ValueType = ...,
+        settled_time: _timestamp_pb2.Timestamp | None = ...,
+        cancel_requested_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "max_unit_price", b"max_unit_price", "recipient", b"recipient", "total_cost", b"total_cost", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_time", b"cancel_requested_time", "create_time", b"create_time", "failure", b"failure", "max_unit_price", b"max_unit_price", "recipient", b"recipient", "settled_time", b"settled_time", "total_cost", b"total_cost", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cards", b"cards", "client_order_id", b"client_order_id", "create_time", b"create_time", "delivered_quantity", b"delivered_quantity", "failure", b"failure", "max_unit_price", b"max_unit_price", "metadata", b"metadata", "order_id", b"order_id", "product_id", b"product_id", "product_kind", b"product_kind", "purchases", b"purchases", "quantity", b"quantity", "recipient", b"recipient", "review_reasons", b"review_reasons", "state", b"state", "supplier_parameters", b"supplier_parameters", "total_cost", b"total_cost", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "cancel_requested_time", b"cancel_requested_time", "cards", b"cards", "client_order_id", b"client_order_id", "create_time", b"create_time", "delivered_quantity", b"delivered_quantity", "failure", b"failure", "max_unit_price", b"max_unit_price", "metadata", b"metadata", "order_id", b"order_id", "product_id", b"product_id", "product_kind", b"product_kind", "purchases", b"purchases", "quantity", b"quantity", "recipient", b"recipient", "review_reasons", b"review_reasons", "settled_time", b"settled_time", "state", b"state", "supplier_parameters", b"supplier_parameters", "total_cost", b"total_cost", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -56,6 +56,11 @@ class RewardServiceStub(object):
                 request_serializer=rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersRequest.SerializeToString,
                 response_deserializer=rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.CancelOrder = channel.unary_unary(
+                '/rewardservice.v1.RewardService/CancelOrder',
+                request_serializer=rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderResponse.FromString,
+                _registered_method=True)
         self.StreamOrderUpdates = channel.unary_stream(
                 '/rewardservice.v1.RewardService/StreamOrderUpdates',
                 request_serializer=rewardservice_dot_v1_dot_reward__service__pb2.StreamOrderUpdatesRequest.SerializeToString,
@@ -116,6 +121,20 @@ class RewardServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelOrder(self, request, context):
+        """Cancels what can still be cancelled. What was never sent to a supplier never is: if that was all, the answer is
+        CANCELLED. Otherwise the wish is recorded (`Order.cancel_requested_time`), nothing new is sent, suppliers that offer
+        it are asked to take down what they took, and evidence decides how the order ends: CANCELLED if nothing was
+        delivered, PARTIALLY_FULFILLED or FULFILLED otherwise. It may be repeated; a CANCELLED order is returned as it is.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (it has ended
+        otherwise), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE (nothing was recorded; retry).
+        cli: rewardctl order cancel
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StreamOrderUpdates(self, request, context):
         """Pushes updates of the caller's orders the moment they are on disk.
 
@@ -165,6 +184,11 @@ def add_RewardServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersRequest.FromString,
                     response_serializer=rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'CancelOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOrder,
+                    request_deserializer=rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderResponse.SerializeToString,
             ),
             'StreamOrderUpdates': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamOrderUpdates,
@@ -265,6 +289,33 @@ class RewardService(object):
             '/rewardservice.v1.RewardService/ListOrders',
             rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersRequest.SerializeToString,
             rewardservice_dot_v1_dot_reward__service__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.RewardService/CancelOrder',
+            rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderRequest.SerializeToString,
+            rewardservice_dot_v1_dot_reward__service__pb2.CancelOrderResponse.FromString,
             options,
             channel_credentials,
             insecure,

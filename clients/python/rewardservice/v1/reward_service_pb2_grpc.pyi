@@ -66,6 +66,16 @@ class RewardServiceStub:
     Errors: INVALID_ARGUMENT (also for a page token of another query).
     cli: rewardctl order list
     """
+    CancelOrder: _grpc.UnaryUnaryMultiCallable[_reward_service_pb2.CancelOrderRequest, _reward_service_pb2.CancelOrderResponse]
+    """Cancels what can still be cancelled. What was never sent to a supplier never is: if that was all, the answer is
+    CANCELLED. Otherwise the wish is recorded (`Order.cancel_requested_time`), nothing new is sent, suppliers that offer
+    it are asked to take down what they took, and evidence decides how the order ends: CANCELLED if nothing was
+    delivered, PARTIALLY_FULFILLED or FULFILLED otherwise. It may be repeated; a CANCELLED order is returned as it is.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (it has ended
+    otherwise), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE (nothing was recorded; retry).
+    cli: rewardctl order cancel
+    """
     StreamOrderUpdates: _grpc.UnaryStreamMultiCallable[_reward_service_pb2.StreamOrderUpdatesRequest, _reward_service_pb2.StreamOrderUpdatesResponse]
     """Pushes updates of the caller's orders the moment they are on disk.
 
@@ -128,6 +138,16 @@ class RewardServiceAsyncStub(RewardServiceStub):
 
     Errors: INVALID_ARGUMENT (also for a page token of another query).
     cli: rewardctl order list
+    """
+    CancelOrder: _aio.UnaryUnaryMultiCallable[_reward_service_pb2.CancelOrderRequest, _reward_service_pb2.CancelOrderResponse]  # type: ignore[assignment]
+    """Cancels what can still be cancelled. What was never sent to a supplier never is: if that was all, the answer is
+    CANCELLED. Otherwise the wish is recorded (`Order.cancel_requested_time`), nothing new is sent, suppliers that offer
+    it are asked to take down what they took, and evidence decides how the order ends: CANCELLED if nothing was
+    delivered, PARTIALLY_FULFILLED or FULFILLED otherwise. It may be repeated; a CANCELLED order is returned as it is.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (it has ended
+    otherwise), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE (nothing was recorded; retry).
+    cli: rewardctl order cancel
     """
     StreamOrderUpdates: _aio.UnaryStreamMultiCallable[_reward_service_pb2.StreamOrderUpdatesRequest, _reward_service_pb2.StreamOrderUpdatesResponse]  # type: ignore[assignment]
     """Pushes updates of the caller's orders the moment they are on disk.
@@ -206,6 +226,22 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (also for a page token of another query).
         cli: rewardctl order list
+        """
+
+    @_abc_1.abstractmethod
+    def CancelOrder(
+        self,
+        request: _reward_service_pb2.CancelOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_reward_service_pb2.CancelOrderResponse, _abc.Awaitable[_reward_service_pb2.CancelOrderResponse]]:
+        """Cancels what can still be cancelled. What was never sent to a supplier never is: if that was all, the answer is
+        CANCELLED. Otherwise the wish is recorded (`Order.cancel_requested_time`), nothing new is sent, suppliers that offer
+        it are asked to take down what they took, and evidence decides how the order ends: CANCELLED if nothing was
+        delivered, PARTIALLY_FULFILLED or FULFILLED otherwise. It may be repeated; a CANCELLED order is returned as it is.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, FAILED_PRECONDITION/ORDER_NOT_CANCELLABLE (it has ended
+        otherwise), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE (nothing was recorded; retry).
+        cli: rewardctl order cancel
         """
 
     @_abc_1.abstractmethod

@@ -75,12 +75,14 @@ CREATE TABLE cards (
 
 -- Which order a number at a supplier belongs to. Numbers are used once, over all accounts.
 CREATE TABLE purchases (
-  number    TEXT    NOT NULL PRIMARY KEY,
-  account   TEXT    NOT NULL,
-  client_id TEXT    NOT NULL,
-  order_id  TEXT    NOT NULL,
-  state     TEXT    NOT NULL,
-  open      INTEGER NOT NULL CHECK (open IN (0, 1))
+  number      TEXT    NOT NULL PRIMARY KEY,
+  account     TEXT    NOT NULL,
+  client_id   TEXT    NOT NULL,
+  order_id    TEXT    NOT NULL,
+  state       TEXT    NOT NULL,
+  -- Whether something is left to do, or to watch: until when, of a delivered one, says `watch_until`.
+  open        INTEGER NOT NULL CHECK (open IN (0, 1)),
+  watch_until INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- What the engine takes up again at start.
@@ -109,6 +111,10 @@ CREATE TABLE callbacks (
   sealed   BLOB    NOT NULL,
   PRIMARY KEY (account, digest)
 ) STRICT, WITHOUT ROWID;
+
+-- Operators read them newest first, and mostly those that are about none of our orders.
+CREATE INDEX callbacks_by_time ON callbacks (account, at, digest);
+CREATE INDEX callbacks_unknown ON callbacks (account, at, digest) WHERE order_id = '';
 
 -- The clients' data keys, wrapped; `place` counts a client's keys from 1.
 CREATE TABLE data_keys (

@@ -50,9 +50,11 @@ INSERT INTO updates (client_id, position, order_id, version, at, body) VALUES (?
 
 -- put_purchase --
 -- Saving an order hands over all its purchases; those that didn't move aren't written.
-INSERT INTO purchases (number, account, client_id, order_id, state, open) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-ON CONFLICT (number) DO UPDATE SET state = excluded.state, open = excluded.open
-WHERE state <> excluded.state;
+INSERT INTO purchases (number, account, client_id, order_id, state, open, watch_until)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (number) DO UPDATE
+SET state = excluded.state, open = excluded.open, watch_until = excluded.watch_until
+WHERE state <> excluded.state OR open <> excluded.open OR watch_until <> excluded.watch_until;
 
 -- add_card --
 -- A place that is taken is a defect and fails: nothing is ever written over a card.
@@ -130,7 +132,7 @@ ORDER BY order_id, card_no;
 SELECT client_id, order_id FROM purchases WHERE number = ?2 AND account = ?1;
 
 -- open_purchases --
-SELECT client_id, order_id, number, account, state FROM purchases
+SELECT client_id, order_id, number, account, state, watch_until FROM purchases
 WHERE open = 1 AND number > ?1 ORDER BY number LIMIT ?2;
 
 -- open_order_counts --
@@ -140,6 +142,16 @@ SELECT state, count(*) FROM orders WHERE open = 1 GROUP BY state;
 INSERT INTO callbacks (account, digest, number, order_id, at, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT (account, digest) DO NOTHING
 RETURNING 1;
+
+-- callbacks --
+SELECT number, order_id, digest, at, sealed FROM callbacks
+WHERE account = ?1 AND (at, digest) < (?2, ?3)
+ORDER BY at DESC, digest DESC LIMIT ?4;
+
+-- unknown_callbacks --
+SELECT number, order_id, digest, at, sealed FROM callbacks
+WHERE account = ?1 AND (at, digest) < (?2, ?3) AND order_id = ''
+ORDER BY at DESC, digest DESC LIMIT ?4;
 
 -- data_keys --
 SELECT key_id, master_key_id, wrapped FROM data_keys WHERE client_id = ?1 ORDER BY place;

@@ -11,6 +11,8 @@ import msgspec
 
 from reward_server.domain.order import Order, OrderState, PurchaseState, Source
 from reward_server.store import (
+    CallbackPlace,
+    CallbackQuery,
     CallbackRecord,
     Change,
     Created,
@@ -39,6 +41,7 @@ _ANSWERS_LIMIT = 200
 """An order under dispute has a handful; more come only from a supplier gone mad."""
 
 _AFTER_EVERY_ID = "\U0010ffff"
+_AFTER_EVERY_CALLBACK = CallbackPlace(2**62, b"")
 
 
 class SqliteStore:
@@ -184,14 +187,24 @@ class SqliteStore:
         """One page of all unsettled purchases, by number."""
         rows = self._read("open_purchases", after_number, limit)
         return [
-            OpenPurchase(client_id, order_id, number, account, PurchaseState(state))
-            for client_id, order_id, number, account, state in rows
+            OpenPurchase(client_id, order_id, number, account, PurchaseState(state), watch_until)
+            for client_id, order_id, number, account, state, watch_until in rows
         ]
 
     async def keep_callback(self, record: CallbackRecord) -> bool:
         """Keeps a callback; False when the same one was kept before."""
         row = (record.account, record.digest, record.number, record.order_id, record.at, record.sealed)
         return await self._group.submit(lambda c, _updates: bool(run(c, "keep_callback", *row)))
+
+    async def callbacks(self, query: CallbackQuery) -> list[CallbackRecord]:
+        """One page of the callbacks that were kept, newest first."""
+        before = query.before or _AFTER_EVERY_CALLBACK
+        name = "unknown_callbacks" if query.only_unknown else "callbacks"
+        rows = self._read(name, query.account, before.at, before.digest, query.limit)
+        return [
+            CallbackRecord(query.account, number, order_id, digest, at, sealed)
+            for number, order_id, digest, at, sealed in rows
+        ]
 
     # --- Keys, secrets, tokens --------------------------------------------------------------------------------------
 

@@ -89,8 +89,8 @@ def _log(connection: apsw.Connection, updates: list[Update], order: Order, posit
 def _purchase_rows(order: Order) -> Iterable[Row]:
     for purchase in order.purchases:
         account = order.offers[purchase.offer].account
-        state = purchase.state
-        yield (purchase.number, account, order.client_id, order.order_id, state, state.is_open)
+        key = (purchase.number, account, order.client_id, order.order_id)
+        yield (*key, purchase.state, not purchase.is_settled, purchase.watch_until)
 
 
 def _accounts(order: Order) -> str:
