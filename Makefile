@@ -42,7 +42,7 @@ demo: $(VENV)/.ready ## Order one product of each supplier from the running serv
 
 .PHONY: test
 test: $(VENV)/.ready ## Run every Python test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: check
 check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness
