@@ -79,6 +79,9 @@ def handbook() -> str:
 def _supplier(kind: str, shop: Shop) -> list[str]:
     scenarios = shop.scenarios
     lines = [f"## {shop.title}", "", f"Adapter `{kind}`, {len(scenarios)} scenarios.", ""]
+    if shop.callbacks:
+        names = ", ".join(f"`{name}`" for name in shop.callbacks)
+        lines += [f"Callbacks that the control API can send: {names}.", ""]
     lines += ["### What it does", "", "| | Behaviour | Scenarios |", "| --- | --- | --- |"]
     for number, meaning in shop.behaviours.items():
         shown = [f"[`{one.name}`](#{_anchor(kind, one)})" for one in scenarios if number in one.shows]

@@ -305,5 +305,6 @@ SHOP: Final = Shop(
     behaviours=goods.BEHAVIOURS,
     codes=goods.CODES,
     left_open=goods.OPEN,
+    callbacks=CALLBACKS,
     max_units=MAX_UNITS,
 )

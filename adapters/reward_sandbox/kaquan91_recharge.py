@@ -359,5 +359,6 @@ SHOP: Final = Shop(
     behaviours=goods.BEHAVIOURS,
     codes=goods.CODES,
     left_open=goods.OPEN,
+    callbacks=tuple(CALLBACKS),
     max_units=MAX_UNITS,
 )

@@ -321,6 +321,7 @@ SHOP: Final = Shop(
     behaviours=goods.BEHAVIOURS,
     codes=goods.CODES,
     left_open=goods.OPEN,
+    callbacks=tuple(_NOTICES),
     max_units=MAX_UNITS,
     unguarded=True,
 )

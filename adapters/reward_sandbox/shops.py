@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -27,6 +27,8 @@ class Shop:
     """The codes and states that its pages document, and what they mean; a scenario brings each onto the wire."""
     left_open: Mapping[int, str] = field(default_factory=dict)
     """Behaviours without a scenario, and why."""
+    callbacks: Collection[str] = ()
+    """The names of all callbacks that the control API can send; they say how each differs from the genuine one."""
     max_units: int = 1
     """How many units one purchase of the catalogue's offers may ask for."""
     exact_cost: bool = False
