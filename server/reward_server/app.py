@@ -113,6 +113,7 @@ class App:
                     max_in_flight=account.max_in_flight,
                     answer_patience=account.answer_patience,
                     submit_window=account.submit_window,
+                    max_calls_per_second=account.max_calls_per_second,
                     notify_url=f"{settings.callback_url}/{name}" if settings.callback_url else None,
                 ),
                 account.supplier,
@@ -148,7 +149,14 @@ class App:
                     self.engine, parts, default_heartbeat=float(settings.stream.heartbeat_seconds)
                 ),
                 catalog_service=CatalogService(catalogue, self.engine, tokens),
-                operator_service=OperatorService(self.inquiries, self.store, vault.system, tokens),
+                operator_service=OperatorService(
+                    inquiries=self.inquiries,
+                    reviews=self.engine.reviews,
+                    store=self.store,
+                    opener=vault.system,
+                    tokens=tokens,
+                    cards=cards,
+                ),
                 interceptor=RpcInterceptor(Access(settings.clients), self.metrics, grpc.max_message_bytes),
                 hub=self.hub,
                 max_message_bytes=grpc.max_message_bytes,

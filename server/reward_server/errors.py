@@ -16,6 +16,8 @@
   + LogRewound              the server was restored from an older backup
   + MessageTooLarge         larger than the server takes
   + ReaderTooSlow           a stream's reader took too long
+  + PurchaseNotFound        the order has no purchase of that number
+  + DecisionRefused         an operator's decision that doesn't fit how things stand
   + SupplierNotFound        no supplier account of that name
   + SupplierProductNotFound the supplier doesn't list it
   + NotOfferedBySupplier    the supplier has no way to tell that
@@ -168,6 +170,25 @@ class ServerDraining(RewardError):
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__("the server is shutting down; reconnect with the last resume_token")
+
+
+class PurchaseNotFound(RewardError):
+    """The order has no purchase of that number."""
+
+    def __init__(self, order_id: str, number: str) -> None:
+        self.order_id = order_id
+        self.number = number
+        super().__init__(f"order {order_id} has no purchase {number!r}; view EXPLAINED shows those it has")
+
+
+class DecisionRefused(RewardError):
+    """An operator's decision doesn't fit how things stand. Nothing was changed."""
+
+    def __init__(self, order_id: str, number: str, state: str, why: str) -> None:
+        self.order_id = order_id
+        self.number = number
+        self.state = state
+        super().__init__(f"not for purchase {number}: {why}")
 
 
 class SupplierNotFound(RewardError):

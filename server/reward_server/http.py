@@ -7,6 +7,7 @@ import structlog
 from aiohttp import web
 
 from reward_adapters.contract import Callback
+from reward_server import probes
 from reward_server.engine.engine import Engine
 from reward_server.metrics import CONTENT_TYPE, Metrics
 from reward_server.store import StoreError
@@ -42,6 +43,14 @@ def add_ops(app: web.Application, metrics: Metrics, ready: Callable[[], str]) ->
     app.router.add_get("/readyz", readyz)
 
 
+class _Acknowledgement(web.Response):
+    """An answer that passes a crash point once it is out of our hands."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(data)
+        probes.probe("callback.acknowledged")
+
+
 async def _callback(request: web.Request) -> web.Response:
     account = request.match_info["account"]
     try:
@@ -64,4 +73,4 @@ async def _callback(request: web.Request) -> web.Response:
     if answer is None:
         # Says the same for an unknown account and for one without callbacks.
         return web.Response(status=404)
-    return web.Response(status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type})
+    return _Acknowledgement(status=answer.status, body=answer.body, headers={"Content-Type": answer.content_type})

@@ -25,6 +25,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reward_adapters.contract import Card
+from reward_server import probes
 from reward_server.domain.order import CardPrint
 from reward_server.store import Store, WrappedKey
 
@@ -185,6 +186,7 @@ class ClientSealer:
     def seal(self, plaintext: bytes, *aad: str) -> bytes:
         """Seals a value, bound to this client and to `aad`: what it is and where it belongs."""
         header = _FORMAT + self._current
+        probes.probe("seal.sealing")
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return header + nonce + self._keys[self._current].encrypt(nonce, plaintext, self._bound(header, aad))
 
@@ -296,6 +298,7 @@ async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identit
     wrapped = await store.data_keys(client_id)
     if not wrapped:
         new = master_keys.wrap(secrets.token_bytes(_KEY_ID_BYTES), client_id, secrets.token_bytes(_KEY_BYTES))
+        probes.probe("seal.key")
         # Another process may have been faster: what the store says is the key.
         wrapped = [await store.add_data_key(new)]
     *older, newest = wrapped

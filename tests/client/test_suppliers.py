@@ -46,6 +46,33 @@ PRODUCTS = (
     pb.SupplierProduct(number="2910", name="Q币"),
 )
 ENTRY = pb.OrderFormEntry(key="zone", label="Zone", options=["a", "b"], hint="where it counts")
+HELD = pb.Supplier(
+    name="kss_a",
+    state=pb.SUPPLIER_STATE_PAUSED,
+    state_reason="prices are wrong",
+    paused_by="operator (Li)",
+    pause_time=Timestamp(seconds=1_800_000_000),
+)
+REVIEW = pb.Review(
+    order_id="ORDER1",
+    client_id="shop",
+    state=order_pb2.ORDER_STATE_NEEDS_REVIEW,
+    open=[
+        pb.OpenReview(
+            purchase_number="N1",
+            supplier="kss_a",
+            reason=order_pb2.REVIEW_REASON_CONTRADICTION,
+            open_time=Timestamp(seconds=1_800_000_000),
+            detail="another\x1b[2J number",
+            keeps_open=True,
+            quantity=2,
+            shown_cards=1,
+            kept_cards=1,
+        ),
+        pb.OpenReview(purchase_number="N2", supplier="kss_a", reason=order_pb2.REVIEW_REASON_OVERCHARGED, quantity=1),
+    ],
+)
+ENTRY_OF_PAUSE = pb.AuditEntry(by="operator (Li)", what="pause", supplier="kss_a", reason="prices are wrong")
 UNKNOWN = pb.SupplierCallback(
     time=Timestamp(seconds=1_800_000_000), number="N1", size=12, outline='{"status": 3, "sign": <hidden>}'
 )
@@ -79,6 +106,29 @@ class Scripted(operator_service_pb2_grpc.OperatorServiceServicer):
         await self._take(request, context)
         more = "" if request.page_token else "page 2"
         return pb.ListCallbacksResponse(callbacks=[UNKNOWN, UNKNOWN], next_page_token=more)
+
+    async def ListReviews(self, request: pb.ListReviewsRequest, context: Any) -> pb.ListReviewsResponse:
+        await self._take(request, context)
+        more = "" if request.page_token else "page 2"
+        return pb.ListReviewsResponse(reviews=[REVIEW], next_page_token=more)
+
+    async def ResolveOrder(self, request: pb.ResolveOrderRequest, context: Any) -> pb.ResolveOrderResponse:
+        await self._take(request, context)
+        order = order_pb2.Order(order_id=request.order_id, state=order_pb2.ORDER_STATE_FULFILLED)
+        return pb.ResolveOrderResponse(order=order)
+
+    async def PauseSupplier(self, request: pb.PauseSupplierRequest, context: Any) -> pb.PauseSupplierResponse:
+        await self._take(request, context)
+        return pb.PauseSupplierResponse(supplier=HELD)
+
+    async def ResumeSupplier(self, request: pb.ResumeSupplierRequest, context: Any) -> pb.ResumeSupplierResponse:
+        await self._take(request, context)
+        return pb.ResumeSupplierResponse(supplier=READY)
+
+    async def ListAuditEntries(self, request: pb.ListAuditEntriesRequest, context: Any) -> pb.ListAuditEntriesResponse:
+        await self._take(request, context)
+        more = "" if request.page_token else "page 2"
+        return pb.ListAuditEntriesResponse(entries=[ENTRY_OF_PAUSE], next_page_token=more)
 
     async def _take(self, request: Any, context: Any) -> None:
         self.asked.append(request)
@@ -119,13 +169,13 @@ Rewardctl: TypeAlias = Callable[..., Awaitable[Run]]
 
 @pytest.fixture
 def rewardctl(operator_target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rewardctl:
-    """Runs `rewardctl suppliers …` in this process."""
+    """Runs `rewardctl suppliers …` in this process, or another command when it is named."""
     for name in [name for name in os.environ if name.startswith(("REWARD", "COLUMNS"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("REWARDCTL_SERVER", operator_target)
 
-    async def run_command(*arguments: str) -> Run:
-        code = await run(["suppliers", *arguments])
+    async def run_command(*arguments: str, command: str = "suppliers") -> Run:
+        code = await run([command, *arguments])
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return Run(code, printed.out, printed.err)
@@ -208,7 +258,7 @@ async def test_callbacks_of_a_supplier(operator: Scripted, rewardctl: Rewardctl)
 @pytest.mark.parametrize(
     "arguments",
     [("nonsense",), ("products",), ("products", "a", "1", "--page", "2"), ("products", "a", "--page", "0"),
-     ("callbacks",), ("callbacks", "a", "--limit", "0")],
+     ("callbacks",), ("callbacks", "a", "--limit", "0"), ("pause", "a"), ("resume", "--reason", "x")],
 )  # fmt: skip
 async def test_wrong_usage(operator: Scripted, rewardctl: Rewardctl, arguments: tuple[str, ...]) -> None:
     """Answered on standard error with code 2, and nothing is asked."""
@@ -244,12 +294,29 @@ def test_kept_answers_of_an_explained_order_are_printed(capsys: pytest.CaptureFi
     assert capsys.readouterr().out.endswith("answers kept for N1\n   place, 9 bytes: not UTF-8 [2J\n")
 
 
+async def test_pausing_and_resuming_a_supplier(operator: Scripted, rewardctl: Rewardctl) -> None:
+    """With a reason, and whoever gives it; what comes of it is shown."""
+    paused = await rewardctl("pause", "kss_a", "--reason", "prices are wrong", "--actor", "Li", "--output", "table")
+    resumed = await rewardctl("resume", "kss_a", "--reason", "mended", "--output", "table")
+    as_json = await rewardctl("pause", "kss_a", "--reason", "again")
+
+    assert operator.asked[:2] == [
+        pb.PauseSupplierRequest(supplier="kss_a", reason="prices are wrong", actor="Li"),
+        pb.ResumeSupplierRequest(supplier="kss_a", reason="mended"),
+    ]
+    assert paused.out.startswith("kss_a  PAUSED by operator (Li) since 2027-01-1")
+    assert paused.out.endswith(": prices are wrong\n")
+    assert resumed.out == "kss_a  READY\n"
+    assert as_json.lines[0]["paused_by"] == "operator (Li)"
+
+
 async def test_completion_knows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     """The shell completes them like every other command."""
     for shell in ("bash", "zsh", "fish"):
         assert await run(["completion", shell]) == 0
         printed = capsys.readouterr().out
         assert "suppliers" in printed
+        assert "resolve" in printed
         assert "callbacks" in printed
 
 
@@ -260,6 +327,11 @@ async def test_the_client_offers_the_same_calls(operator: Scripted, operator_tar
         assert (await client.supplier_products("kss_a")).more
         assert (await client.supplier_product("kss_a", "2909")).product.number == "2909"
         assert [callback.number async for callback in client.callbacks("kss_a")] == ["N1"] * 4
+        assert [review.order_id async for review in client.reviews()] == ["ORDER1"] * 2
+        assert (await client.resolve_order("ORDER1", "N1", pb.DECISION_FAIL, reason="lost")).order_id == "ORDER1"
+        assert (await client.pause_supplier("kss_a", reason="odd")).paused_by == "operator (Li)"
+        assert (await client.resume_supplier("kss_a", reason="fine")).state == pb.SUPPLIER_STATE_READY
+        assert [entry.what async for entry in client.audit_entries()] == ["pause"] * 2
         operator.refusal = Refusal(grpc.StatusCode.NOT_FOUND, "SUPPLIER_NOT_FOUND")
         with pytest.raises(NotFoundError):
             await client.supplier_products("x")

@@ -21,6 +21,7 @@ from reward_server.domain.ids import IdSource
 from reward_server.domain.order import Failure, Order, OrderState
 from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.inquiries import Inquiries
+from reward_server.engine.ledger import Ledger
 from reward_server.engine.ordering import (
     NotOrderable,
     OrderRequest,
@@ -28,6 +29,7 @@ from reward_server.engine.ordering import (
     differing_fields,
     make_order,
 )
+from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, OrderNotCancellable, ProductNotFound, ProductNotOrderable
 from reward_server.hub import Hub
 from reward_server.metrics import Metrics
@@ -264,6 +266,9 @@ class World:
     tokens: Tokens
     metrics: Metrics
     accounts: dict[str, Account]
+    reviews: Reviews
+    woken: list[Account]
+    """Accounts that operators resumed."""
     channels: list[grpc.aio.Channel] = field(default_factory=list)
 
     def api(self, key: str | None = "shop-key", *, options: Any = (), **metadata: str) -> Api:
@@ -370,6 +375,7 @@ async def world(
         now_ms=clock.now_ms,
         stall_seconds=stall_seconds,
     )
+    woken: list[Account] = []
     accounts = {
         name: Account(
             AccountPlan(name=name, adapter="scripted", traits=supplier.traits),
@@ -381,13 +387,17 @@ async def world(
         )
         for name, supplier in suppliers.items()
     }
+    ledger = Ledger(store, vault, clock=clock, new_id=new_id, metrics=metrics, watch_ms=lambda _account: 0)
+    reviews = Reviews(ledger, store, accounts=accounts, clock=clock, woken=woken.append)
     inquiries = Inquiries(accounts, catalogue, clock=clock, metrics=metrics)
     access = Access(Client(name, (key_hash(f"{name}-key"),), permissions) for name, permissions in CLIENTS.items())
     server = build_server(
         address="127.0.0.1:0",
         reward_service=RewardService(shop, parts, default_heartbeat=heartbeat),
         catalog_service=CatalogService(catalogue, shop, tokens),
-        operator_service=OperatorService(inquiries, store, vault.system, tokens),
+        operator_service=OperatorService(
+            inquiries=inquiries, reviews=reviews, store=store, opener=vault.system, tokens=tokens, cards=cards
+        ),
         interceptor=RpcInterceptor(access, measured, max_message_bytes),
         hub=hub,
         max_message_bytes=max_message_bytes,
@@ -395,7 +405,7 @@ async def world(
         tls=tls,
     )
     await server.start()
-    running = World(store, vault, shop, hub, server, tokens, metrics, accounts)
+    running = World(store, vault, shop, hub, server, tokens, metrics, accounts, reviews, woken)
     try:
         yield running
     finally:

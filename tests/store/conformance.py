@@ -3,20 +3,33 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from reward_adapters.money import Money
-from reward_server.domain.order import CardPrint, Order, OrderState, PurchaseRecord, PurchaseState, Source
+from reward_server.domain.order import (
+    CardPrint,
+    Order,
+    OrderState,
+    PurchaseRecord,
+    PurchaseState,
+    ReviewItem,
+    ReviewReason,
+    Source,
+)
 from reward_server.store import (
+    AuditEntry,
     CallbackPlace,
     CallbackQuery,
     CallbackRecord,
     Change,
+    Hold,
     KeptAnswer,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
+    ReviewPlace,
     SealedCard,
     SealedToken,
     SnapshotQuery,
@@ -489,5 +502,99 @@ class LifeConformance:
         assert await store.order("shop", order.order_id) == order
 
 
-class StoreConformance(OrdersConformance, LogConformance, PurchasesConformance, SecretsConformance, LifeConformance):
+def in_review(order: Order, since: int) -> Change:
+    """The change that brings an order to a person."""
+    purchase = replace(order.purchases[0], review=ReviewReason.DEADLINE, review_at=since)
+    changed = replace(touched(order).order, state=OrderState.NEEDS_REVIEW, reviews=(ReviewReason.DEADLINE,))
+    return Change(order=changed.with_purchase(purchase), visible=False)
+
+
+def an_entry(what: str = "pause", **fields: Any) -> AuditEntry:
+    """One decision."""
+    values = {"at": START, "by": "operator (Li)", "reason": "they told us", "account": "kss_a", **fields}
+    return AuditEntry(what=what, **values)
+
+
+class OperatorsConformance:
+    """What waits for people, and what they decide."""
+
+    async def test_what_waits_longest_comes_first(self, store: Store) -> None:
+        """Orders of all clients, by the time since when they wait, page by page; others are left out."""
+        waiting = []
+        for client_id, since in (("shop", START + 9), ("other", START + 5), ("shop", START + 5)):
+            order = an_order(client_id)
+            await store.create(order)
+            await store.save(in_review(order, since))
+            waiting.append((since, order.order_id))
+        settled = an_order()
+        await store.create(settled)
+        await store.save(delivered(settled))
+        found: list[Order] = []
+        place = ReviewPlace()
+        while page := await store.reviews(place, 2):
+            found += page
+            place = ReviewPlace(page[-1].review_since, page[-1].order_id)
+        assert [(order.review_since, order.order_id) for order in found] == sorted(waiting)
+
+    async def test_items_beside_a_final_state_wait_too(self, store: Store) -> None:
+        """Until the last of them is closed."""
+        order = an_order()
+        await store.create(order)
+        item = ReviewItem(ReviewReason.OVERCHARGED, START + 1)
+        change = delivered(order)
+        change = replace(change, order=change.order.with_purchase(replace(change.order.purchases[0], items=(item,))))
+        await store.save(change)
+        assert await store.reviews(ReviewPlace(), 9) == [change.order]
+        closed = replace(touched(change.order).order, purchases=order.purchases)
+        await store.save(Change(order=closed, visible=False))
+        assert await store.reviews(ReviewPlace(), 9) == []
+
+    async def test_a_hidden_card_is_shown_from_the_version_that_releases_it(self, store: Store) -> None:
+        """What an operator hands over is no card of an earlier version."""
+        order = an_order()
+        number = order.purchases[0].number
+        await store.create(order)
+        kept = Change(order=touched(order).order, visible=False, cards=(SealedCard(1, 1, number, b"kept", True),))
+        await store.save(kept)
+        assert await store.cards("shop", [order.order_id]) == {}
+        released = delivered(kept.order, released=(1,), audit=an_entry("delivered", order_id=order.order_id))
+        await store.save(released)
+        assert await store.cards("shop", [order.order_id]) == {order.order_id: [SealedCard(1, 2, number, b"kept")]}
+
+    async def test_a_decision_is_recorded_with_its_effect_or_not_at_all(self, store: Store) -> None:
+        """The loser of a race for a revision leaves no record."""
+        order = an_order()
+        await store.create(order)
+        entry = an_entry("delivered", order_id=order.order_id, number=order.purchases[0].number)
+        assert await store.save(delivered(order, audit=entry))
+        assert not await store.save(delivered(order, audit=entry))
+        assert await store.audit(0, 9) == [replace(entry, entry_id=1)]
+
+    async def test_records_come_newest_first_and_page(self, store: Store) -> None:
+        """Each once."""
+        for n in range(5):
+            await store.end_hold(an_entry("resume", at=START + n))
+        found: list[AuditEntry] = []
+        while page := await store.audit(found[-1].entry_id if found else 0, 2):
+            found += page
+        assert [entry.at - START for entry in found] == [4, 3, 2, 1, 0]
+
+    async def test_a_pause_lasts_until_it_is_ended(self, open_store: Callable[[], Awaitable[Store]]) -> None:
+        """Over a restart; a second one takes the place of the first, and ending what isn't there is no error."""
+        store = await open_store()
+        for reason in ("first", "second"):
+            await store.hold(Hold("kss_a", START, "operator", reason), an_entry())
+        await store.hold(Hold("kdb_b", START, "operator", "too"), an_entry(account="kdb_b"))
+        await store.close()
+        store = await open_store()
+        assert [(hold.account, hold.reason) for hold in await store.holds()] == [("kdb_b", "too"), ("kss_a", "second")]
+        await store.end_hold(an_entry("resume"))
+        await store.end_hold(an_entry("resume"))
+        assert [hold.account for hold in await store.holds()] == ["kdb_b"]
+        assert [entry.what for entry in await store.audit(0, 9)] == ["resume", "resume", "pause", "pause", "pause"]
+
+
+class StoreConformance(
+    OrdersConformance, LogConformance, PurchasesConformance, OperatorsConformance, SecretsConformance, LifeConformance
+):
     """All of it. Needs the fixtures `store` (fresh) and `open_store` (opens one and the same database each time)."""

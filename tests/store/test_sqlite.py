@@ -130,7 +130,7 @@ SEARCHES = {
 async def test_no_statement_goes_through_a_whole_table(sqlite: SqliteStore, name: str) -> None:
     """Statements find their rows, in their order, by an index: none grows dearer with the number of settled orders."""
     code = SEARCHES[name]
-    values = [None for number in range(1, 10) if f"?{number}" in code]
+    values = [None for number in range(1, 20) if f"?{number}" in code]
     plan = [str(row[3]) for row in sqlite._writer.execute(f"EXPLAIN QUERY PLAN {code}", values).fetchall()]
     tables = {row[0] for row in sqlite._writer.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     scans = [step for step in plan if step.startswith("SCAN") and step.split()[1] in tables]
@@ -143,6 +143,21 @@ async def test_a_snapshot_of_all_uses_the_index_made_for_it(sqlite: SqliteStore)
     """A snapshot passes over settled orders whose updates were pruned."""
     plan = sqlite._writer.execute(f"EXPLAIN QUERY PLAN {SEARCHES['snapshot_all']}", (None,) * 4).fetchall()
     assert "orders_listed" in str(plan[0][3])
+
+
+async def test_reviews_use_the_index_made_for_them(sqlite: SqliteStore) -> None:
+    """Who looks for what waits passes over everything that was settled."""
+    plan = sqlite._writer.execute(f"EXPLAIN QUERY PLAN {SEARCHES['reviews']}", (None,) * 3).fetchall()
+    assert "orders_in_review" in str(plan[0][3])
+
+
+async def test_a_card_that_is_not_hidden_cannot_be_released(sqlite: SqliteStore) -> None:
+    """A defect fails loudly, and nothing of the change exists."""
+    order = an_order()
+    await sqlite.create(order)
+    with pytest.raises(StoreError, match="no hidden card"):
+        await sqlite.save(delivered(order, released=(1,)))
+    assert await sqlite.order("shop", order.order_id) == order
 
 
 async def test_pruning_takes_settled_orders_from_the_snapshot(sqlite: SqliteStore) -> None:

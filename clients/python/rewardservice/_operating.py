@@ -1,12 +1,13 @@
 """The calls of `RewardClient` that are for the people who run the service."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 from grpc import aio
 
 from rewardservice._retry import RequestT, ResponseT
 from rewardservice.v1 import operator_service_pb2 as pb
+from rewardservice.v1 import order_pb2
 from rewardservice.v1.operator_service_pb2_grpc import OperatorServiceStub
 
 if TYPE_CHECKING:
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class OperatorCalls:
-    """Supplier accounts, their products and their callbacks. Need a key with the permission to operate."""
+    """Supplier accounts, their products and their callbacks; orders that a person should look at, and decisions.
+
+    Need a key with the permission to operate. `reason` is why somebody decides so (1 to 500 characters), `actor` the
+    person where several share a key; both are recorded.
+    """
 
     async def list_suppliers(self) -> list[pb.Supplier]:
         """Every supplier account by name, with its state and its balance."""
@@ -45,6 +50,70 @@ class OperatorCalls:
             page = await self._call(self._operator().ListCallbacks, request)
             for callback in page.callbacks:
                 yield callback
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def reviews(
+        self,
+        *,
+        supplier: str = "",
+        reason: order_pb2.ReviewReason.ValueType = order_pb2.REVIEW_REASON_UNSPECIFIED,
+        page_size: int = 0,
+    ) -> AsyncIterator[pb.Review]:
+        """Yields the orders of all clients that a person should look at, who waits longest first, page after page."""
+        request = pb.ListReviewsRequest(supplier=supplier, reason=reason, page_size=page_size)
+        while True:
+            page = await self._call(self._operator().ListReviews, request)
+            for review in page.reviews:
+                yield review
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return
+
+    async def resolve_order(
+        self,
+        order_id: str,
+        purchase_number: str,
+        decision: pb.Decision.ValueType,
+        *,
+        reason: str,
+        cards: Iterable[pb.EnteredCard] = (),
+        deliver_kept_cards: bool = False,
+        actor: str = "",
+    ) -> order_pb2.Order:
+        """Decides about a purchase, and returns its order. `cards` and `deliver_kept_cards` belong to DELIVERED.
+
+        Raises PreconditionError when the decision doesn't fit how the purchase stands.
+        """
+        request = pb.ResolveOrderRequest(
+            order_id=order_id,
+            purchase_number=purchase_number,
+            decision=decision,
+            cards=cards,
+            deliver_kept_cards=deliver_kept_cards,
+            reason=reason,
+            actor=actor,
+        )
+        return (await self._call(self._operator().ResolveOrder, request)).order
+
+    async def pause_supplier(self, supplier: str, *, reason: str, actor: str = "") -> pb.Supplier:
+        """Sends nothing new to a supplier account until it is resumed; the account as it is then, without balance."""
+        request = pb.PauseSupplierRequest(supplier=supplier, reason=reason, actor=actor)
+        return (await self._call(self._operator().PauseSupplier, request)).supplier
+
+    async def resume_supplier(self, supplier: str, *, reason: str, actor: str = "") -> pb.Supplier:
+        """Ends the pause of a supplier account; the account as it is then, without its balance."""
+        request = pb.ResumeSupplierRequest(supplier=supplier, reason=reason, actor=actor)
+        return (await self._call(self._operator().ResumeSupplier, request)).supplier
+
+    async def audit_entries(self, *, page_size: int = 0) -> AsyncIterator[pb.AuditEntry]:
+        """Yields what operators decided, newest first, page after page."""
+        request = pb.ListAuditEntriesRequest(page_size=page_size)
+        while True:
+            page = await self._call(self._operator().ListAuditEntries, request)
+            for entry in page.entries:
+                yield entry
             request.page_token = page.next_page_token
             if not request.page_token:
                 return

@@ -17,7 +17,8 @@ from rewardservice.values import decimal_yuan
 
 suppliers_app = App(
     name="suppliers",
-    help="Show the supplier accounts, what they sell, and what they called back about. Needs an operator's key.",
+    help="Show the supplier accounts, what they sell and what they called back about; pause and resume them. "
+    "Needs an operator's key.",
 )
 
 _STATE_STYLES = {
@@ -114,6 +115,50 @@ async def callbacks(
     return Exit.OK
 
 
+@suppliers_app.command
+async def pause(account: str, /, *, reason: str, actor: str = "", options: Given) -> int:
+    """Send nothing new to a supplier until it is resumed, also after restarts.
+
+    Parameters
+    ----------
+    account
+        The supplier account; `rewardctl suppliers` lists them.
+    reason
+        Why; recorded.
+    actor
+        Who decides, where several share a key.
+    """
+    async with options.client() as client:
+        _print_standing(Output(options.output), await client.pause_supplier(account, reason=reason, actor=actor))
+    return Exit.OK
+
+
+@suppliers_app.command
+async def resume(account: str, /, *, reason: str, actor: str = "", options: Given) -> int:
+    """End the pause of a supplier at once, whether a person made it or the supplier's refusing us.
+
+    Parameters
+    ----------
+    account
+        The supplier account; `rewardctl suppliers` lists them.
+    reason
+        Why; recorded.
+    actor
+        Who decides, where several share a key.
+    """
+    async with options.client() as client:
+        _print_standing(Output(options.output), await client.resume_supplier(account, reason=reason, actor=actor))
+    return Exit.OK
+
+
+def _print_standing(output: Output, supplier: pb.Supplier) -> None:
+    if output.json:
+        output.message(supplier)
+        return
+    ready = Text.assemble(clean(supplier.name), "  ", ("READY", _STATE_STYLES[pb.SUPPLIER_STATE_READY]))
+    output.text(_state_note(supplier) or ready)
+
+
 def suppliers_table(suppliers: Iterable[pb.Supplier]) -> Fitted:
     """One row per account."""
     table = Fitted(
@@ -153,15 +198,22 @@ def offers_text(supplier: pb.Supplier) -> str:
 def notes(suppliers: Iterable[pb.Supplier]) -> Iterator[Text]:
     """What stands below the table: why an account isn't ready, and why a balance isn't of just now."""
     for supplier in suppliers:
-        if supplier.state != pb.SUPPLIER_STATE_READY:
-            state = enum_name(pb.SupplierState, supplier.state)
-            until = f" until {_time(supplier.state_end_time)}" if supplier.HasField("state_end_time") else ""
-            style = _STATE_STYLES.get(supplier.state, "")
-            why = f"{state}{until}: {clean(supplier.state_reason)}"
-            yield Text.assemble(clean(supplier.name), "  ", (why, style))
+        if (note := _state_note(supplier)) is not None:
+            yield note
         if supplier.offers_balance and supplier.balance_problem:
             why = f"balance not read just now: {clean(supplier.balance_problem)}"
             yield Text.assemble(clean(supplier.name), "  ", (why, "yellow"))
+
+
+def _state_note(supplier: pb.Supplier) -> Text | None:
+    """Why an account isn't ready, until when, and who says so; None when it is."""
+    if supplier.state == pb.SUPPLIER_STATE_READY:
+        return None
+    state = enum_name(pb.SupplierState, supplier.state)
+    until = f" until {_time(supplier.state_end_time)}" if supplier.HasField("state_end_time") else ""
+    by = f" by {clean(supplier.paused_by)} since {_time(supplier.pause_time)}" if supplier.paused_by else ""
+    why = f"{state}{until}{by}: {clean(supplier.state_reason)}"
+    return Text.assemble(clean(supplier.name), "  ", (why, _STATE_STYLES.get(supplier.state, "")))
 
 
 def products_table(listed: Iterable[pb.SupplierProduct]) -> Fitted:

@@ -20,6 +20,7 @@ try:
     from rewardservice._options import EXIT_CODES, Exit, Given, Options, UsageError, exit_for_error
     from rewardservice._orders import order_app
     from rewardservice._output import Output, complain, print_product, products_table
+    from rewardservice._review import review_app
     from rewardservice._suppliers import suppliers_app
     from rewardservice._wording import usage_lines
 except ModuleNotFoundError as missing:
@@ -39,6 +40,7 @@ products_app = App(name="products", help="List what can be ordered, or show one 
 app.command(order_app)
 app.command(products_app)
 app.command(suppliers_app)
+app.command(review_app)
 
 
 @app.meta.default

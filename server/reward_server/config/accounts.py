@@ -40,12 +40,15 @@ class AccountSettings:
     """How long an exchange stays open for a late answer."""
     submit_window: float
     """How old an intention to send may be when the request is written."""
+    max_calls_per_second: float | None = None
+    """Requests to the supplier, of any sort; None: as many as there are."""
 
 
 class EngineKeys(Section):
     """The keys that every account has, whatever its adapter. None: as the adapter's traits say."""
 
     max_in_flight: int = Field(16, ge=1, le=10_000)
+    max_calls_per_second: float | None = Field(None, ge=0.1, le=10_000)
     connect_timeout: float | None = Field(None, gt=0, le=120)
     read_timeout: float | None = Field(None, gt=0, le=600)
     answer_patience: float = Field(600.0, gt=0, le=3_600)
@@ -150,6 +153,7 @@ def _account(sources: Sources, name: str, table: object, others: set[str]) -> Ac
         max_in_flight=engine.max_in_flight,
         answer_patience=engine.answer_patience,
         submit_window=engine.submit_window,
+        max_calls_per_second=engine.max_calls_per_second,
     )
 
 

@@ -2,15 +2,17 @@
 
 `advance(order, number, event, …)` takes what was learned about one purchase and returns the order as it is after it.
 Dispatcher, looks, callbacks, recovery and operators all go through it. Nothing else changes a purchase but `intend`,
-which notes the intention to send before the first byte leaves, `request_cancel`, which ends what was never sent, and
-the three that only note something: `note_callback`, `note_cancel_ask` and `note_cancel_answer`.
+which notes the intention to send before the first byte leaves, `request_cancel`, which ends what was never sent,
+`dismiss`, which closes what a person looked at, and the three that only note something: `note_callback`,
+`note_cancel_ask` and `note_cancel_answer`.
 
 The table says what each event means in each state. Three thoughts shape it:
 
 * *Evidence is never refused.* A late answer counts as much as a punctual one, whoever holds it.
 * *Doubt is a state.* What isn't proven is UNKNOWN, and UNKNOWN is left only by evidence.
 * *Dead is dead.* Only a dead purchase makes room for another one for the same units; a success that comes after all
-  is kept hidden and shown to the operator, never delivered beside its replacement.
+  is kept hidden and shown to the operator, never delivered beside its replacement. Only an operator's decision brings
+  a dead purchase back, and only where nothing was bought in its place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -86,16 +88,25 @@ class WatchOver:
 
 @dataclass(frozen=True, slots=True)
 class OperatorDelivered:
-    """An operator says it was delivered, with these cards."""
+    """An operator says it was delivered: with these cards, with those that were kept hidden, or with both."""
 
     cards: tuple[Card, ...] = ()
+    """Entered by hand."""
+    kept: bool = False
+    """Whether the client gets the cards that were kept from it so far."""
+    detail: str = ""
+    """Who says so, and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorDead:
-    """An operator says it was not bought."""
+    """An operator says that it was not bought or that the money came back, as far as its cards weren't handed over."""
 
     reason: str
+    again: int | None = None
+    """The offer at which its units are bought again; None: they fail."""
+    detail: str = ""
+    """Who says so, and why."""
 
 
 Event: TypeAlias = (
@@ -147,6 +158,10 @@ class Move(Enum):
     """A person has to look."""
     LATE_SUCCESS = auto()
     """A dead purchase lives: keep what came, hidden, and let a person look."""
+    HAND_OVER = auto()
+    """DELIVERED by the word of an operator, with cards for all of its units."""
+    GIVE_UP = auto()
+    """DEAD by the word of an operator; what the client has of it stays delivered."""
 
 
 _S = PurchaseState
@@ -164,8 +179,8 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         DeadlinePassed: Move.KILL,
         CancelConfirmed: Move.KILL,
         WatchOver: Move.STAY,
-        OperatorDelivered: Move.DELIVER,
-        OperatorDead: Move.KILL,
+        OperatorDelivered: Move.HAND_OVER,
+        OperatorDead: Move.GIVE_UP,
     },
     _S.SUBMITTING: {
         Accepted: Move.ACCEPT,
@@ -182,8 +197,8 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         DeadlinePassed: Move.STAY,
         CancelConfirmed: Move.KILL,
         WatchOver: Move.STAY,
-        OperatorDelivered: Move.DELIVER,
-        OperatorDead: Move.KILL,
+        OperatorDelivered: Move.HAND_OVER,
+        OperatorDead: Move.GIVE_UP,
     },
     _S.ACCEPTED: {
         Accepted: Move.ACCEPT,
@@ -200,8 +215,8 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         DeadlinePassed: Move.REVIEW,
         CancelConfirmed: Move.KILL,
         WatchOver: Move.STAY,
-        OperatorDelivered: Move.DELIVER,
-        OperatorDead: Move.KILL,
+        OperatorDelivered: Move.HAND_OVER,
+        OperatorDead: Move.GIVE_UP,
     },
     _S.UNKNOWN: {
         Accepted: Move.ACCEPT,
@@ -217,8 +232,8 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         DeadlinePassed: Move.REVIEW,
         CancelConfirmed: Move.KILL,
         WatchOver: Move.STAY,
-        OperatorDelivered: Move.DELIVER,
-        OperatorDead: Move.KILL,
+        OperatorDelivered: Move.HAND_OVER,
+        OperatorDead: Move.GIVE_UP,
     },
     _S.DELIVERED: {
         # Older news than what we have.
@@ -250,7 +265,7 @@ TABLE: dict[PurchaseState, dict[type[Event], Move]] = {
         DeadlinePassed: Move.STAY,
         CancelConfirmed: Move.STAY,
         WatchOver: Move.STAY,
-        OperatorDelivered: Move.LATE_SUCCESS,
+        OperatorDelivered: Move.HAND_OVER,
         OperatorDead: Move.STAY,
     },
 }
@@ -370,6 +385,8 @@ class Step:
     """Whether the client sees a new version."""
     cards: tuple[NewCard, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    released: tuple[int, ...] = ()
+    """Places of cards that were hidden and aren't any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,6 +396,9 @@ class _Moved:
     purchase: PurchaseRecord
     cards: tuple[NewCard, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    released: tuple[int, ...] = ()
+    rest: PurchaseRecord | None = None
+    """What was given up of a purchase that is delivered in part."""
     note: str = ""
     """What the evidence says, where the event's own words don't say it."""
 
@@ -398,16 +418,27 @@ def advance(order: Order, number: str, event: Event, circumstances: Circumstance
         return Step(order, news=False, visible=False, alerts=moved.alerts)
     if after.state is not before.state:
         after = replace(after, updated_at=circumstances.at, owner=after.owner if after.state.is_open else "")
+    if after.review is not before.review:
+        after = replace(after, review_at=circumstances.at if after.review is not None else 0)
     after = _with_evidence(after, event, circumstances, moved.note)
     changed = replace(order.with_purchase(after), card_count=order.card_count + len(moved.cards))
-    if before.state is not PurchaseState.DEAD and after.state is PurchaseState.DEAD:
+    if isinstance(event, OperatorDead):
+        changed = _after_giving_up(changed, after, moved.rest, event, circumstances)
+    elif before.state is not PurchaseState.DEAD and after.state is PurchaseState.DEAD:
         changed = _after_death(changed, after, circumstances)
     settled, visible = _settle(order, changed, circumstances.at)
     opened = tuple(
         Alert(_ITEM_ALERTS.get(item.reason, AlertKind.CONTRADICTION), item.detail)
         for item in aftersale.opened(before, after)
     )
-    return Step(settled, news=True, visible=visible, cards=moved.cards, alerts=moved.alerts + opened)
+    return Step(
+        settled,
+        news=True,
+        visible=visible,
+        cards=moved.cards,
+        alerts=moved.alerts + opened,
+        released=moved.released,
+    )
 
 
 def intend(order: Order, number: str, *, owner: str, at: int) -> Order:
@@ -441,6 +472,24 @@ def note_callback(order: Order, number: str, *, at: int) -> Order:
         replace(purchase, called_back=True),
         Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows"),
     )
+
+
+def dismiss(order: Order, number: str, *, detail: str, at: int) -> Step:
+    """The order with everything closed that stands beside the state of one purchase: an operator has dealt with it."""
+    purchase = order.purchase(number)
+    if not purchase.items:
+        return Step(order, news=False, visible=False)
+    names = ", ".join(item.reason for item in purchase.items)
+    closed = replace(
+        purchase,
+        items=(),
+        dismissed=(*purchase.dismissed, *purchase.items)[-EVIDENCE_LIMIT:],
+        evidence=(*purchase.evidence, Evidence(at, Source.OPERATOR, "Dismissed", f"{names}: {detail}"))[
+            -EVIDENCE_LIMIT:
+        ],
+    )
+    changed, visible = _settle(order, order.with_purchase(closed), at)
+    return Step(changed, news=True, visible=visible)
 
 
 def request_cancel(order: Order, *, at: int) -> Step:
@@ -515,13 +564,23 @@ def sendable(order: Order) -> list[PurchaseRecord]:
     return [] if busy else waiting[:1]
 
 
-def plan(order: Order, offer: int, units: Sequence[int], new_number: Callable[[], str]) -> tuple[PurchaseRecord, ...]:
-    """Purchases at one offer for consecutive units of an order, as large as the offer allows."""
+def plan(
+    order: Order, offer: int, units: Sequence[int], new_number: Callable[[], str], *, ordered_at: int = 0
+) -> tuple[PurchaseRecord, ...]:
+    """Purchases at one offer for consecutive units of an order, as large as the offer allows.
+
+    `ordered_at` is set where an operator had them bought again.
+    """
     size = order.offers[offer].max_units
     chunks = [units[i : i + size] for i in range(0, len(units), size)]
     return tuple(
         PurchaseRecord(
-            number=new_number(), offer=offer, first_unit=chunk[0], quantity=len(chunk), updated_at=order.created_at
+            number=new_number(),
+            offer=offer,
+            first_unit=chunk[0],
+            quantity=len(chunk),
+            ordered_at=ordered_at,
+            updated_at=ordered_at or order.created_at,
         )
         for chunk in chunks
     )
@@ -623,6 +682,10 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
             return _absent(order, purchase, event)
         case Move.KILL:
             return _kill(purchase, event)
+        case Move.GIVE_UP:
+            return _give_up(order, purchase, event, around)
+        case Move.HAND_OVER:
+            return _hand_over(order, purchase, event, around)
         case Move.REVIEW:
             return _review(purchase, ReviewReason.DEADLINE)
         case Move.LATE_SUCCESS:
@@ -669,14 +732,8 @@ def _accept(purchase: PurchaseRecord, event: Event) -> _Moved:
 
 
 def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
-    shown = isinstance(event, OperatorDelivered)
-    if isinstance(event, OperatorDelivered):
-        event = Delivered(cards=event.cards)
     if not isinstance(event, Delivered):
         raise TypeError(event)
-    if shown:
-        # What was hidden for a person is stored once more, for the client.
-        purchase = replace(purchase, cards=tuple(card for card in purchase.cards if not card.hidden))
     known = replace(
         purchase,
         state=PurchaseState.ACCEPTED,
@@ -730,6 +787,8 @@ def _contradicted(
     purchase: PurchaseRecord, event: Event, reason: ReviewReason, told: str, around: Circumstances
 ) -> _Moved:
     """What speaks against a delivery: nothing is undone, a person looks."""
+    if any((item.reason, item.detail) == (reason, told) for item in purchase.dismissed):
+        return _Moved(purchase)
     noted = _noted(purchase, event, told)
     if noted.purchase == purchase:
         return noted
@@ -810,8 +869,6 @@ def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
     match event:
         case DeadlinePassed():
             failure = Failure(FailureReason.NOT_SENT_IN_TIME, "not sent to the supplier before its sending deadline")
-        case OperatorDead():
-            failure = Failure(FailureReason.OPERATOR, event.reason)
         case CancelConfirmed(refund=refund) if refund is not None and (purchase.cost or 0) > refund:
             return _review(replace(purchase, refunded=refund), ReviewReason.PARTIAL_REFUND)
         case CancelConfirmed(refund=refund):
@@ -823,7 +880,7 @@ def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
 
 
 def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
-    listed = event.cards if isinstance(event, Delivered | OperatorDelivered) else ()
+    listed = event.cards if isinstance(event, Delivered) else ()
     if listed and all(card.after_sale is AfterSale.REVERSED for card in listed):
         # Taken back already: it is as dead as before.
         return _Moved(purchase)
@@ -835,6 +892,9 @@ def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: 
     if noted == purchase:
         return _Moved(purchase)
     told = "a purchase given up as dead was taken or delivered after all"
+    if not kept.cards and any(item.reason is ReviewReason.LATE_SUCCESS for item in purchase.dismissed):
+        # A person knows already.
+        return replace(kept, purchase=noted)
     return replace(kept, purchase=aftersale.with_item(noted, ReviewReason.LATE_SUCCESS, around.at, told))
 
 
@@ -879,6 +939,113 @@ def _alerted(purchase: PurchaseRecord, event: Event, kind: AlertKind, message: s
     """An alert, noted once: the same contradiction told again is no news."""
     noted = _noted(purchase, event, note)
     return replace(noted, alerts=(Alert(kind, message),) if noted.purchase != purchase else ())
+
+
+# --- What operators decide --------------------------------------------------------------------------------------------
+
+
+def replaced(order: Order, purchase: PurchaseRecord) -> bool:
+    """Whether something else was bought, or is being bought, for a unit of the purchase."""
+    units = set(purchase.units())
+    return any(
+        other.number != purchase.number and other.state is not PurchaseState.DEAD and units.intersection(other.units())
+        for other in order.purchases
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """What an operator's word that a purchase was delivered comes to."""
+
+    released: tuple[int, ...]
+    """Places of kept cards that the client gets."""
+    new: tuple[tuple[Card, CardPrint], ...]
+    """Cards that weren't known before."""
+    shown: int
+    """How many cards of the purchase the client has then."""
+
+
+def hand_over(purchase: PurchaseRecord, event: OperatorDelivered, print_card: Callable[[Card], CardPrint]) -> HandOver:
+    """Which cards the client gets by an operator's word.
+
+    Cards are recognised by what redeems them: who enters one by hand doesn't know the supplier's number for it. One
+    that was taken back isn't handed over, and the same card entered twice is one card.
+    """
+    entered = {print_.content: (card, print_) for card in event.cards for print_ in (print_card(card),)}
+    known = {card.content for card in purchase.cards}
+    released = tuple(
+        card.card_no
+        for card in purchase.cards
+        if card.hidden and (card.content in entered or event.kept) and card.after_sale is not AfterSale.REVERSED
+    )
+    new = tuple(pair for content, pair in entered.items() if content not in known)
+    return HandOver(released, new, purchase.shown_cards + len(released) + len(new))
+
+
+def _hand_over(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
+    if not isinstance(event, OperatorDelivered):
+        raise TypeError(event)
+    handed = hand_over(purchase, event, around.print_card)
+    wrong = order.product_kind.delivers_cards and handed.shown != purchase.quantity
+    if wrong or (purchase.state is PurchaseState.DEAD and replaced(order, purchase)):
+        return _Moved(purchase)
+    new = tuple(NewCard(order.card_count + i, card, hidden=False) for i, (card, _) in enumerate(handed.new, start=1))
+    cards = tuple(replace(card, hidden=card.hidden and card.card_no not in handed.released) for card in purchase.cards)
+    entered = tuple(replace(print_, card_no=card.card_no) for card, (_, print_) in zip(new, handed.new, strict=True))
+    changed = replace(
+        purchase,
+        state=PurchaseState.DELIVERED,
+        cards=cards + entered,
+        review=None,
+        items=tuple(item for item in purchase.items if item.reason is not ReviewReason.LATE_SUCCESS),
+        failure=None,
+        refusal=None,
+        refused_for=None,
+        absent_looks=0,
+    )
+    changed = _with_overcharge(order, changed, around)
+    changed = aftersale.watch(changed, around.at, watch_ms=around.watch_ms)
+    # The supplier would list what was entered by hand under numbers that we don't know: watching brought false alarms.
+    return _Moved(aftersale.settle_if_final(changed, around.at, final=bool(new)), new, released=handed.released)
+
+
+def _give_up(order: Order, purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
+    """Dead, as far as the client has no card of it: what was handed over is never bought again."""
+    if not isinstance(event, OperatorDead):
+        raise TypeError(event)
+    failure = _unless_cancelled(order, Failure(FailureReason.OPERATOR, event.reason))
+    shown = purchase.shown_cards
+    if shown == 0:
+        return _Moved(_dead(purchase, failure, None))
+    if shown >= purchase.quantity:
+        return _Moved(purchase)
+    # The rest becomes a purchase of its own that was never sent: every unit belongs to exactly one that counts.
+    rest = PurchaseRecord(
+        number=around.new_number(),
+        offer=purchase.offer,
+        first_unit=purchase.first_unit + shown,
+        quantity=purchase.quantity - shown,
+        state=PurchaseState.DEAD,
+        failure=failure,
+        ordered_at=purchase.ordered_at,
+        updated_at=around.at,
+    )
+    rest = _with_evidence(rest, event, around, f"the rest of {purchase.number}: {event.detail or event.reason}")
+    kept = replace(purchase, quantity=shown, state=PurchaseState.DELIVERED, review=None, refusal=None, refused_for=None)
+    return _Moved(aftersale.settle(kept, around.at), rest=rest)
+
+
+def _after_giving_up(
+    order: Order, purchase: PurchaseRecord, rest: PurchaseRecord | None, event: OperatorDead, around: Circumstances
+) -> Order:
+    """Adds what was given up of a delivered purchase, and buys the units again where the operator says so."""
+    dead = rest or purchase
+    if rest is not None:
+        order = replace(order, purchases=(*order.purchases, rest))
+    if event.again is None or dead.state is not PurchaseState.DEAD or order.cancel_requested_at:
+        return order
+    added = plan(order, event.again, dead.units(), around.new_number, ordered_at=around.at)
+    return replace(order, purchases=(*order.purchases, *added))
 
 
 # --- Cards ------------------------------------------------------------------------------------------------------------
@@ -966,7 +1133,7 @@ def _after_death(order: Order, dead: PurchaseRecord, around: Circumstances) -> O
         added = (
             record
             for run in _consecutive(sorted(units))
-            for record in plan(order, dead.offer + 1, run, around.new_number)
+            for record in plan(order, dead.offer + 1, run, around.new_number, ordered_at=dead.ordered_at)
         )
         order = replace(order, purchases=(*order.purchases, *added))
     return order
@@ -983,11 +1150,13 @@ def _consecutive(units: list[int]) -> list[list[int]]:
 
 
 def _by_unit(purchases: Sequence[PurchaseRecord], quantity: int) -> list[PurchaseRecord]:
-    """The purchase that counts for each unit: the latest one."""
+    """The purchase that counts for each unit: the one that isn't dead, else the latest."""
     current: dict[int, PurchaseRecord] = {}
     for purchase in purchases:
         for unit in purchase.units():
-            current[unit] = purchase
+            known = current.get(unit)
+            if known is None or known.state is PurchaseState.DEAD or purchase.state is not PurchaseState.DEAD:
+                current[unit] = purchase
     return [current[unit] for unit in range(quantity)]
 
 
@@ -1091,8 +1260,10 @@ def _detail(event: Event | None) -> str:
             return detail or _after_sale_words(event)
         case AbsenceProven(may_resend=may_resend):
             return "will be sent again under the same number" if may_resend else "two looks after grace"
-        case OperatorDead(reason=reason):
-            return reason
+        case OperatorDelivered(detail=detail):
+            return detail
+        case OperatorDead(reason=reason, detail=detail):
+            return detail or reason
         case _:
             return ""
 

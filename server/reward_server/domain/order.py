@@ -197,8 +197,15 @@ class PurchaseRecord:
     """Why it is dead."""
     review: ReviewReason | None = None
     """Why the order can't go on without a person, or without better evidence."""
+    review_at: int = 0
+    """Since when it is in review."""
     items: tuple[ReviewItem, ...] = ()
     """What a person should look at beside its state; each reason at most once."""
+    dismissed: tuple[ReviewItem, ...] = ()
+    """Items that an operator closed: the same words don't open them again."""
+    ordered_at: int = 0
+    """When an operator had its units bought again: its sending deadline counts from here; 0 = from the order's
+    creation."""
     cards: tuple[CardPrint, ...] = ()
     after_sale: AfterSale | None = None
     """Of the whole purchase; where there are cards, each has its own."""
@@ -227,6 +234,18 @@ class PurchaseRecord:
     def is_watched(self) -> bool:
         """Whether it was delivered and something may still become of it."""
         return self.state is PurchaseState.DELIVERED and self.settled_at == 0
+
+    @property
+    def shown_cards(self) -> int:
+        """How many of its cards the client has."""
+        return sum(not card.hidden for card in self.cards)
+
+    @property
+    def may_be_on_its_way(self) -> bool:
+        """Whether a request to buy it may still be written."""
+        return self.state is PurchaseState.SUBMITTING or (
+            self.state is PurchaseState.UNKNOWN and self.written_until == 0
+        )
 
     def after_sales(self) -> frozenset[AfterSale]:
         """What became of its items: those that the client has."""
@@ -277,6 +296,13 @@ class Order:
             if purchase.number == number:
                 return purchase
         raise KeyError(number)
+
+    @property
+    def review_since(self) -> int:
+        """Since when a person should look at it, because of any of its purchases; 0 = nobody needs to."""
+        blocking = [max(p.review_at, 1) for p in self.purchases if p.review is not None]
+        beside = [max(item.opened_at, 1) for p in self.purchases for item in p.items]
+        return min([*blocking, *beside], default=0)
 
     def with_purchase(self, changed: PurchaseRecord) -> "Order":
         """The order with one purchase replaced."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextvars
+import random
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -12,6 +13,7 @@ from reward_adapters.contract import (
     Context,
     Dealer,
     HttpReply,
+    HttpRequest,
     NotOffered,
     NotSent,
     NotSentCause,
@@ -23,7 +25,7 @@ from reward_server.domain.moves import AlertKind
 from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
 from reward_server.metrics import Metrics
 from reward_server.sealing import SealError
-from reward_server.store import SealedToken, Store, StoreError
+from reward_server.store import Hold, SealedToken, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,8 @@ FIRST_HOLD_SECONDS = 0.5
 """After a call that couldn't be made the account rests, twice as long each time in a row…"""
 LONGEST_HOLD_SECONDS = 30.0
 """… up to this: long enough to spare a supplier that is down, short enough to notice its return."""
+SHORTEST_SHARE = 0.75
+"""A rest lasts between this share of it and all of it: accounts that lost the same supplier don't come back in step."""
 
 CONFIGURATION_PAUSE_SECONDS = 60.0
 """A supplier that refuses *us* is asked again after this: the mistake may be on its side (an IP not registered yet),
@@ -38,6 +42,9 @@ and a minute neither floods it nor holds orders back for long."""
 
 LONGEST_RETRY_AFTER = 300.0
 """What a supplier asks us to wait is believed up to this: a slip of its pen must not stop an account for days."""
+
+YIELD_SECONDS = 0.005
+"""How long a question leaves its turn to a purchase that waits as well."""
 
 LOOKS_AT_ONCE = 4
 """Questions under way per account: looks are cheap, but a supplier's own limits are unknown."""
@@ -61,6 +68,8 @@ class AccountPlan:
     max_in_flight: int = 16
     answer_patience: float = 600.0
     submit_window: float = 5.0
+    max_calls_per_second: float | None = None
+    """Purchases and questions together; None: no limit."""
     notify_url: str | None = None
     """Where the supplier may call back."""
 
@@ -72,16 +81,19 @@ class AccountState(StrEnum):
     RESTING = "resting"
     """Not for a moment: it couldn't be reached, or asked us to wait."""
     PAUSED = "paused"
-    """No: it refuses us."""
+    """No: it refuses us, or an operator says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How an account stands, and why. `until` is in milliseconds since 1970, 0 when it is ready."""
+    """How an account stands, and why."""
 
     state: AccountState
     why: str = ""
     until: int = 0
+    """When it is tried again, milliseconds since 1970; 0 when it is ready, or waits for an operator."""
+    hold: Hold | None = None
+    """The operator's pause."""
 
 
 class TokenSealer(Protocol):
@@ -92,6 +104,78 @@ class TokenSealer(Protocol):
 
     def open(self, sealed: bytes, *aad: str) -> bytes:
         """Opens."""
+
+
+class Turns:
+    """When the next call may begin, so that an account makes at most so many a second: one by one, evenly spaced.
+
+    Spacing is a bucket that holds one token. A larger one would let twice the limit through in some second.
+    Purchases take a turn if there is one (`take`), and wait in their queue else; questions wait here (`wait`), the
+    first come first. While both wait they take turns: neither a backlog of purchases nor looks hold up the others.
+    """
+
+    def __init__(self, clock: Clock, per_second: float | None) -> None:
+        self._clock = clock
+        self._spacing = 1.0 / per_second if per_second else 0.0
+        self._next = 0.0
+        self._one_by_one = asyncio.Lock()
+        self._asking = 0
+        """Questions that wait."""
+        self._sending = False
+        """A purchase was refused its turn since the last one that had it."""
+        self._last_was_sent = False
+
+    def ready_in(self) -> float:
+        """Seconds until the next call may begin."""
+        return max(0.0, self._next - self._clock.monotonic()) if self._spacing else 0.0
+
+    def take(self) -> bool:
+        """Takes the turn for a purchase, if it has come."""
+        if not self._spacing:
+            return True
+        if self.ready_in() > 0 or (self._asking and self._last_was_sent):
+            self._sending = True
+            return False
+        self._sending = False
+        self._use(sent=True)
+        return True
+
+    async def wait(self) -> None:
+        """Waits for the turn of a question, and takes it."""
+        if not self._spacing:
+            return
+        self._asking += 1
+        try:
+            async with self._one_by_one:
+                await self._come_up()
+                if self._sending and not self._last_was_sent:
+                    # A purchase may have given up meanwhile: it has its turn if it is there to take it.
+                    self._sending = False
+                    await asyncio.sleep(YIELD_SECONDS)
+                    await self._come_up()
+                self._use(sent=False)
+        finally:
+            self._asking -= 1
+
+    async def _come_up(self) -> None:
+        while (seconds := self.ready_in()) > 0:  # noqa: ASYNC110 - it waits for time itself
+            await asyncio.sleep(seconds)
+
+    def _use(self, *, sent: bool) -> None:
+        self._next = self._clock.monotonic() + self._spacing
+        self._last_was_sent = sent
+
+
+class _Questions(Exchanges):
+    """An HTTP side on which every question waits for its turn."""
+
+    def __init__(self, turns: Turns, **sides: Any) -> None:
+        super().__init__(**sides)
+        self._turns = turns
+
+    async def ask(self, request: HttpRequest) -> HttpReply | NotSent | Broken:
+        await self._turns.wait()
+        return await super().ask(request)
 
 
 class Account:
@@ -121,6 +205,7 @@ class Account:
         self._failures_in_row = 0
         self._paused_until = 0.0
         self._paused_for = ""
+        self._hold: Hold | None = None
         self._token: str | None = None
         self._refused_token: str | None = None
         self._token_renew_at = 0.0
@@ -128,17 +213,19 @@ class Account:
         self._token_fetch: asyncio.Task[NotSent | None] | None = None
         self.looks = asyncio.Semaphore(LOOKS_AT_ONCE)
         self.questions = asyncio.Semaphore(QUESTIONS_AT_ONCE)
-        self.place_side = self._side(plan.answer_patience, IDLE_SECONDS_PLACE)
-        self.look_side = self._side(plan.traits.read_timeout + plan.traits.connect_timeout, IDLE_SECONDS_LOOK)
+        self._turns = Turns(clock, plan.max_calls_per_second)
+        patience = plan.traits.read_timeout + plan.traits.connect_timeout
+        self.place_side = Exchanges(**self._side(plan.answer_patience, IDLE_SECONDS_PLACE))
+        self.look_side = _Questions(self._turns, **self._side(patience, IDLE_SECONDS_LOOK))
 
-    def _side(self, patience: float, idle_seconds: float) -> Exchanges:
-        return Exchanges(
-            clock=self._clock,
-            connect_timeout=self.traits.connect_timeout,
-            read_timeout=self.traits.read_timeout,
-            answer_patience=patience,
-            idle_seconds=idle_seconds,
-        )
+    def _side(self, patience: float, idle_seconds: float) -> dict[str, Any]:
+        return {
+            "clock": self._clock,
+            "connect_timeout": self.traits.connect_timeout,
+            "read_timeout": self.traits.read_timeout,
+            "answer_patience": patience,
+            "idle_seconds": idle_seconds,
+        }
 
     @property
     def name(self) -> str:
@@ -159,11 +246,16 @@ class Account:
 
     def ready_in(self) -> float:
         """Seconds until a purchase may be sent, 0 = now (slots aside)."""
+        return max(self._held_for(), self._turns.ready_in())
+
+    def _held_for(self) -> float:
         return max(0.0, max(self._resting_until, self._paused_until) - self._clock.monotonic())
 
     def take_slot(self) -> bool:
-        """Takes a slot if one is free and the account neither rests nor is paused."""
-        if self._in_flight >= self.plan.max_in_flight or self.ready_in() > 0:
+        """Takes a slot if one is free, the account neither rests nor is paused, and makes no more calls than it may."""
+        if self._hold is not None or self._in_flight >= self.plan.max_in_flight or self._held_for() > 0:
+            return False
+        if not self._turns.take():
             return False
         self._in_flight += 1
         self._in_flight_gauge.set(self._in_flight)
@@ -177,14 +269,35 @@ class Account:
     @property
     def paused_for(self) -> str:
         """Why the account is paused; "" when it isn't."""
+        if self._hold is not None:
+            return self._hold.reason
         if self._paused_for and self._clock.monotonic() >= self._paused_until:
             self._paused_for = ""
             self._metrics.account_paused(self.name, paused=False)
         return self._paused_for
 
+    @property
+    def hold(self) -> Hold | None:
+        """An operator's pause; it ends by an operator's word alone."""
+        return self._hold
+
+    def pause(self, hold: Hold) -> None:
+        """Sends nothing new until `resume`; what is under way goes on, and looks do."""
+        self._hold = hold
+        self._metrics.account_paused(self.name, paused=True)
+
+    def resume(self) -> None:
+        """Ends an operator's pause, and one for a refusal by the supplier: the next purchase tries."""
+        self._hold = None
+        self._paused_for = ""
+        self._paused_until = 0.0
+        self._metrics.account_paused(self.name, paused=False)
+
     def standing(self) -> Standing:
         """Whether purchases are sent now, and why not."""
         now = self._clock.monotonic()
+        if self._hold is not None:
+            return Standing(AccountState.PAUSED, self._hold.reason, hold=self._hold)
         if why := self.paused_for:
             return Standing(AccountState.PAUSED, why, self._wall_clock(self._paused_until - now))
         if now < self._resting_until:
@@ -208,14 +321,17 @@ class Account:
             self._paused_for = result.detail or "the supplier refuses us"
             self._paused_until = now + CONFIGURATION_PAUSE_SECONDS
         elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
-            rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
-            self._failures_in_row = min(self._failures_in_row + 1, 16)
             self._resting_for = f"{result.cause}: {result.detail}" if result.detail else str(result.cause)
-            self._resting_until = max(
-                self._resting_until, now + max(rest, min(result.retry_after or 0.0, LONGEST_RETRY_AFTER))
-            )
-            if self._failures_in_row == 1:
-                log.warning("supplier not reached", account=self.name, cause=str(result.cause), detail=result.detail)
+            if now >= self._resting_until:
+                # Calls that were under way when the rest began fail as well: they say nothing new.
+                rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
+                self._resting_until = now + rest * random.uniform(SHORTEST_SHARE, 1.0)
+                self._failures_in_row = min(self._failures_in_row + 1, 16)
+                if self._failures_in_row == 1:
+                    why = {"cause": str(result.cause), "detail": result.detail}
+                    log.warning("supplier not reached", account=self.name, **why)
+            asked = min(result.retry_after or 0.0, LONGEST_RETRY_AFTER)
+            self._resting_until = max(self._resting_until, now + asked)
 
     # --- The access token
 

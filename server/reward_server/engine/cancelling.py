@@ -23,6 +23,7 @@ from reward_adapters.contract import (
     NotSentCause,
     Unclear,
 )
+from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.moves import AlertKind, CancelConfirmed
@@ -126,7 +127,9 @@ class Cancels:
         call = self._build(account, order, number)
         if call is None:
             return Unclear("the supplier doesn't offer it any more")
+        probes.probe("cancel.asking")
         reply = await account.look_side.ask(call.request)
+        probes.probe("cancel.answered")
         answer: CancelAnswer
         if isinstance(reply, HttpReply):
             try:

@@ -20,6 +20,7 @@ from reward_adapters.contract import (
     Refused,
     Unclear,
 )
+from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain.moves import AlertKind, DeadlinePassed, sendable
 from reward_server.domain.order import Order, Source
@@ -91,7 +92,7 @@ class Dispatcher:
         self._queued.add(key.number)
         now_ms = self._clock.now_ms()
         # The deadline acts by itself: it must not wait for an account that rests.
-        expires = self._clock.monotonic() + (send_deadline(order, account) - now_ms) / 1000
+        expires = self._clock.monotonic() + (send_deadline(order, order.purchase(key.number), account) - now_ms) / 1000
         heapq.heappush(self._expiring, (expires, next(self._tie), key))
         if len(self._expiring) > 2 * len(self._queued) + STALE_ENTRIES:
             self._expiring = [entry for entry in self._expiring if entry[2].number in self._queued]
@@ -106,6 +107,10 @@ class Dispatcher:
     def release(self, account: Account) -> None:
         """Gives a slot back and uses it for whoever waits for one."""
         account.give_slot()
+        self._pump(account)
+
+    def wake(self, account: Account) -> None:
+        """Sends what waited for an account that can be used again."""
         self._pump(account)
 
     def stop(self) -> None:
@@ -140,7 +145,8 @@ class Dispatcher:
         timer = self._timers.pop(account.name, None)
         if timer is not None:
             timer.cancel()
-        if queue and account.in_flight < account.plan.max_in_flight:
+        # Of an account that an operator paused, `wake` tells when it can be used again.
+        if queue and account.hold is None and account.in_flight < account.plan.max_in_flight:
             wait = max(queue[0][0] - now, account.ready_in(), 0.001)
             self._timers[account.name] = asyncio.get_running_loop().call_later(wait, self._pump, account)
 
@@ -182,13 +188,17 @@ class Dispatcher:
             if order.purchase(key.number) not in sendable(order):
                 return
             no_token = await account.ensure_token()
-            if self._clock.now_ms() >= send_deadline(order, account):
+            if self._clock.now_ms() >= send_deadline(order, order.purchase(key.number), account):
                 await self._expire(key)
                 return
             if no_token is not None:
                 self._again(key, account, account.ready_in())
                 return
             if self._stopped:
+                return
+            if account.hold is not None:
+                # Paused since it took its slot.
+                self._again(key, account, 0.0)
                 return
             intended_at = self._clock.monotonic()
             intended = await self._ledger.intend(key, owner=self._owner)
@@ -231,8 +241,10 @@ class Dispatcher:
             await self._apply(key, call, ended=True)
             return
         sent = _Sent(key, account, call, context, self._clock.monotonic())
+        probes.probe("send.begin")
         reply = await account.place_side.send(call.request, last_moment=intended_at + account.plan.submit_window)
         if isinstance(reply, Pending):
+            probes.probe("send.timeout")
             self._metrics.supplier_called(account.name, "place", "Timeout", self._clock.monotonic() - sent.started)
             account.heard(None)
             self._spawn(self._await_late(sent, reply))
@@ -247,6 +259,7 @@ class Dispatcher:
         except asyncio.CancelledError:
             # The process ends; the purchase is UNKNOWN on disk and the next start goes on from there.
             return
+        probes.probe("send.late")
         await self._conclude(sent, reply)
 
     async def _conclude(self, sent: _Sent, reply: HttpReply | NotSent | Broken) -> None:
@@ -260,6 +273,7 @@ class Dispatcher:
             outcome, raw = Unclear(reply.reason), reply.raw
         else:
             outcome = reply
+        probes.probe("send.answered")
         seconds = self._clock.monotonic() - sent.started
         self._metrics.supplier_called(account.name, "place", type(outcome).__name__, seconds)
         if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.TOKEN_REFUSED:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import structlog
 
 from reward_adapters.contract import Answer, Callback, CallbackRefused, Notice, NotOffered
+from reward_server import probes
 from reward_server.catalogue import Catalogue, Product
 from reward_server.clock import Clock
 from reward_server.domain import moves
@@ -34,6 +35,7 @@ from reward_server.engine.ordering import (
     differing_fields,
     make_order,
 )
+from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
 from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
@@ -96,6 +98,8 @@ class Engine:
             alert=self._alert,
             spawn=self._spawn,
         )
+        self.reviews = Reviews(self.ledger, store, accounts=accounts, clock=clock, woken=self._dispatcher.wake)
+        """What operators decide."""
         self.ledger.listen(self._track)
 
     # --- Orders
@@ -213,6 +217,7 @@ class Engine:
         if notice.outcome is not None:
             happening = Happening(number=key.number, event=notice.outcome, source=Source.CALLBACK, raw=callback.body)
             await self.ledger.apply(key, happening)
+        probes.probe("callback.acknowledging")
         return notice.accepted
 
     async def _keep(self, account: str, callback: Callback, notice: Notice, key: PurchaseKey | None) -> None:
@@ -226,7 +231,9 @@ class Engine:
             at=self._clock.now_ms(),
             sealed=system.seal(callback.body, "callback", account, digest.hex()),
         )
+        probes.probe("callback.storing")
         new = await self._store.keep_callback(record)
+        probes.probe("callback.stored")
         log.info(
             "callback taken" if new else "callback repeated",
             account=account,
@@ -241,6 +248,7 @@ class Engine:
 
         Delivered purchases that are still watched may be many: their orders aren't read before their next look.
         """
+        await self.reviews.load_holds()
         self._metrics.orders_found(await self._store.open_order_counts())
         after = ""
         recovered = watched = 0
@@ -266,6 +274,7 @@ class Engine:
         return True
 
     async def _recover(self, found: OpenPurchase) -> None:
+        probes.probe("recover.begin")
         key = PurchaseKey(found.client_id, found.order_id, found.number)
         order = await self.ledger.load(key)
         record = order.purchase(found.number)

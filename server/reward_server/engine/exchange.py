@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import structlog
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.tracing import Trace
 from yarl import URL
 
 from reward_adapters.contract import HttpReply, HttpRequest, NotSent, NotSentCause
+from reward_server import probes
 from reward_server.clock import Clock
 
 log = structlog.get_logger(__name__)
@@ -78,7 +80,18 @@ class _PunctualConnector(aiohttp.TCPConnector):
             connection.close()
             raise _TooLate
         progress.connected = True
+        probes.probe("exchange.connected")
         return connection
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that passes a crash point once its body is out of our hands."""
+
+    async def write_bytes(
+        self, writer: AbstractStreamWriter, conn: aiohttp.connector.Connection, content_length: int | None = None
+    ) -> None:
+        await super().write_bytes(writer, conn, content_length)
+        probes.probe("exchange.written")
 
 
 class Exchanges:
@@ -91,6 +104,7 @@ class Exchanges:
         self._read_timeout = read_timeout
         self._session = aiohttp.ClientSession(
             connector=_PunctualConnector(limit=CONNECTIONS_PER_ACCOUNT, keepalive_timeout=idle_seconds),
+            request_class=_Request,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=answer_patience, connect=connect_timeout),
             # A compressed answer wasn't asked for; unpacking one could fill the memory.
@@ -132,10 +146,13 @@ class Exchanges:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
+                probes.probe("exchange.answering")
                 async for chunk in response.content.iter_any():
                     body += chunk
+                    probes.probe("exchange.chunk")
                     if len(body) > MAX_ANSWER_BYTES:
                         return Broken(f"HTTP {response.status} with more than {MAX_ANSWER_BYTES} bytes", bytes(body))
+                probes.probe("exchange.answered")
                 names = {name.lower(): value for name, value in response.headers.items()}
                 return HttpReply(response.status, bytes(body), names)
         except _TooLate:

@@ -1,18 +1,21 @@
 """The one writer of changes: loads an order, lets the domain move it, stores what came of it, and says so.
 
-Everything that happens to a purchase comes through `apply`: from dispatch, looks, callbacks and recovery alike. A write
-is conditional on the revision it was made from; who loses the race reads again and applies the same evidence to what is
-there now. So evidence counts whoever holds it, and two changes can't overwrite each other.
+Everything that happens to a purchase comes through `apply`: from dispatch, looks, callbacks and recovery alike; what
+an operator decides comes through `decide`, with its record in the same commit. A write is conditional on the revision
+it was made from; who loses the race reads again and applies the same evidence to what is there now. So evidence counts
+whoever holds it, and two changes can't overwrite each other.
 """
 
 import asyncio
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
 
+from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.moves import Alert, AlertKind, Circumstances, Event, NewCard, Step
@@ -20,7 +23,16 @@ from reward_server.domain.order import Order, OrderState, PurchaseRecord, Purcha
 from reward_server.errors import OrderNotCancellable
 from reward_server.metrics import Metrics
 from reward_server.sealing import ClientSealer, Vault
-from reward_server.store import Change, Created, KeptAnswer, PurchaseKey, SealedCard, Store, StoreUnavailable
+from reward_server.store import (
+    AuditEntry,
+    Change,
+    Created,
+    KeptAnswer,
+    PurchaseKey,
+    SealedCard,
+    Store,
+    StoreUnavailable,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +93,9 @@ class Ledger:
 
     async def create(self, order: Order) -> Created:
         """Stores a new order, or finds the one that has its client_order_id."""
+        probes.probe("create.storing")
         created = await self._store.create(order)
+        probes.probe("create.stored")
         if not created.existed:
             self._remember(created.order)
             self._metrics.order_moved(None, created.order.state)
@@ -120,7 +134,9 @@ class Ledger:
             if order.purchase(key.number) not in moves.sendable(order):
                 return None
             intended = moves.intend(order, key.number, owner=owner, at=self._clock.now_ms())
+            probes.probe("intend.storing")
             if await self._store.save(Change(order=intended, visible=False)):
+                probes.probe("intend.stored")
                 self._remember(intended)
                 return intended
             # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
@@ -136,7 +152,9 @@ class Ledger:
             noted = note(order)
             if noted is order:
                 return order
+            probes.probe("note.storing")
             if await self._store.save(Change(order=noted, visible=False)):
+                probes.probe("note.stored")
                 self._remember(noted)
                 return noted
             self._orders.pop(key.order_id, None)
@@ -150,7 +168,9 @@ class Ledger:
             step = moves.request_cancel(order, at=self._clock.now_ms())
             if order.state is OrderState.CANCELLED or not step.news:
                 return order
+            probes.probe("cancel.storing")
             if await self._store.save(Change(order=step.order, visible=step.visible)):
+                probes.probe("cancel.stored")
                 self._remember(step.order)
                 if step.order.state is not order.state:
                     self._metrics.order_moved(order.state, step.order.state)
@@ -159,6 +179,33 @@ class Ledger:
                 self._tell(step.order)
                 return step.order
             self._orders.pop(order_id, None)
+
+    async def decide(
+        self, key: PurchaseKey, decide: Callable[[Order, Circumstances], Step], audit: AuditEntry
+    ) -> Order:
+        """Stores an operator's decision and the record of it. `decide` is asked anew when somebody else was faster.
+
+        Raises what `decide` raises, OrderGone or StoreUnavailable; nothing was stored then.
+        """
+        sealer = await self._vault.client(key.client_id)
+        while True:
+            order = await self.load(key)
+            step = decide(order, self._around(order, key.number, Source.OPERATOR, sealer))
+            change = Change(
+                order=step.order,
+                visible=step.visible,
+                cards=_sealed_cards(step.order, zip(step.cards, itertools.repeat(key.number)), sealer),
+                released=step.released,
+                audit=audit,
+            )
+            if await self._store.save(change):
+                self._remember(step.order)
+                if step.order.state is not order.state:
+                    self._metrics.order_moved(order.state, step.order.state)
+                self._warn(order, step.alerts)
+                self._tell(step.order)
+                return step.order
+            self._orders.pop(key.order_id, None)
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
         """Applies what was learned about purchases of one order, in one commit and at most one new version.
@@ -184,61 +231,72 @@ class Ledger:
         order = await self.load(key)
         change, alerts = self._change(order, happenings, sealer)
         if change is not None:
+            probes.probe("apply.storing")
             if not await self._store.save(change):
                 return None
+            probes.probe("apply.stored")
             self._remember(change.order)
             self._report(order, change.order, happenings)
         after = order if change is None else change.order
-        for alert in alerts:
-            self._metrics.alert(alert.kind)
-            log.warning("alert", kind=str(alert.kind), order_id=order.order_id, why=alert.message)
+        self._warn(order, alerts)
         if change is not None:
             self._tell(after)
         return after
+
+    def _warn(self, order: Order, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            self._metrics.alert(alert.kind)
+            log.warning("alert", kind=str(alert.kind), order_id=order.order_id, why=alert.message)
 
     def _change(
         self, order: Order, happenings: Sequence[Happening], sealer: ClientSealer
     ) -> tuple[Change | None, list[Alert]]:
         """Folds several events into one change of the order."""
         changed = order
-        cards: list[NewCard] = []
-        numbers: list[str] = []
+        cards: list[tuple[NewCard, str]] = []
         answers: list[KeptAnswer] = []
         alerts: list[Alert] = []
         for happening in happenings:
-            step = moves.advance(changed, happening.number, happening.event, self._around(order, happening, sealer))
+            around = self._around(
+                order,
+                happening.number,
+                happening.source,
+                sealer,
+                written_until=happening.written_until,
+                asked_at=happening.asked_at,
+            )
+            step = moves.advance(changed, happening.number, happening.event, around)
             alerts.extend(step.alerts)
             if happening.raw and _leaves_doubt(changed, step, happening):
                 sealed = sealer.seal(happening.raw, "answer", order.order_id, happening.number)
                 answers.append(KeptAnswer(happening.number, self._clock.now_ms(), happening.source, sealed))
-            cards.extend(step.cards)
-            numbers.extend([happening.number] * len(step.cards))
+            cards.extend((card, happening.number) for card in step.cards)
             changed = step.order
         if changed is order and not answers:
             return None, alerts
         visible = changed.version > order.version
         changed = replace(changed, revision=order.revision + 1, version=order.version + visible)
-        sealed_cards = tuple(
-            SealedCard(
-                new.card_no,
-                changed.version,
-                number,
-                sealer.seal_card(new.card, order.order_id, new.card_no),
-                new.hidden,
-            )
-            for new, number in zip(cards, numbers, strict=True)
-        )
+        sealed_cards = _sealed_cards(changed, cards, sealer)
         return Change(order=changed, visible=visible, cards=sealed_cards, answers=tuple(answers)), alerts
 
-    def _around(self, order: Order, happening: Happening, sealer: ClientSealer) -> Circumstances:
+    def _around(
+        self,
+        order: Order,
+        number: str,
+        source: Source,
+        sealer: ClientSealer,
+        *,
+        written_until: int | None = None,
+        asked_at: int | None = None,
+    ) -> Circumstances:
         return Circumstances(
             at=self._clock.now_ms(),
-            source=happening.source,
+            source=source,
             new_number=self._new_id,
             print_card=partial(sealer.card_print, order.order_id),
-            written_until=happening.written_until,
-            asked_at=happening.asked_at,
-            watch_ms=self._watch_ms(order.offers[order.purchase(happening.number).offer].account),
+            written_until=written_until,
+            asked_at=asked_at,
+            watch_ms=self._watch_ms(order.offers[order.purchase(number).offer].account),
         )
 
     def _remember(self, order: Order) -> None:
@@ -277,6 +335,20 @@ class Ledger:
                 client=after.client_id,
                 version=after.version,
             )
+
+
+def _sealed_cards(order: Order, cards: Iterable[tuple[NewCard, str]], sealer: ClientSealer) -> tuple[SealedCard, ...]:
+    """New cards with the numbers of their purchases, sealed for their places in the order."""
+    return tuple(
+        SealedCard(
+            new.card_no,
+            order.version,
+            number,
+            sealer.seal_card(new.card, order.order_id, new.card_no),
+            new.hidden,
+        )
+        for new, number in cards
+    )
 
 
 def _leaves_doubt(before: Order, step: Step, happening: Happening) -> bool:

@@ -30,6 +30,7 @@ from reward_adapters.contract import (
     Refunded,
     Unclear,
 )
+from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.moves import DeadlinePassed, WatchOver
@@ -191,7 +192,9 @@ class Looks:
             call = account.supplier.query([facts(order, number, account) for order, number in orders], context)
             if isinstance(call, NotOffered):
                 return dict.fromkeys(numbers, (Unclear("the supplier offers no query"), b""))
+            probes.probe("look.begin")
             reply = await account.look_side.ask(call.request)
+            probes.probe("look.answered")
             if isinstance(reply, HttpReply):
                 answers, raw = dict(call.read(reply)), reply.body
             elif isinstance(reply, NotSent):
@@ -435,6 +438,7 @@ def settle_deadline(order: Order, record: PurchaseRecord, account: Account) -> i
     return begun + int(1000 * account.traits.settle_by[order.product_kind])
 
 
-def send_deadline(order: Order, account: Account) -> int:
-    """After which nothing is sent any more, in milliseconds."""
-    return order.created_at + int(1000 * account.traits.send_by[order.product_kind])
+def send_deadline(order: Order, record: PurchaseRecord, account: Account) -> int:
+    """After which a purchase isn't sent any more, in milliseconds."""
+    begun = max(order.created_at, record.ordered_at)
+    return begun + int(1000 * account.traits.send_by[order.product_kind])

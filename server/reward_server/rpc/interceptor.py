@@ -37,6 +37,11 @@ ALLOWED: Mapping[str, tuple[Permission, ...]] = {
     "OperatorService/ListSupplierProducts": (Permission.OPERATE,),
     "OperatorService/GetSupplierProduct": (Permission.OPERATE,),
     "OperatorService/ListCallbacks": (Permission.OPERATE,),
+    "OperatorService/ListReviews": (Permission.OPERATE,),
+    "OperatorService/ResolveOrder": (Permission.OPERATE,),
+    "OperatorService/PauseSupplier": (Permission.OPERATE,),
+    "OperatorService/ResumeSupplier": (Permission.OPERATE,),
+    "OperatorService/ListAuditEntries": (Permission.OPERATE,),
 }
 """Which permissions open a method: one of them is enough. A method that isn't listed stops the first call to it."""
 

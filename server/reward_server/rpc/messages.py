@@ -1,6 +1,7 @@
 """Between the program's words and protobuf's. Nothing else in the server makes or reads a message."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import date
 from enum import StrEnum
 from typing import TypeVar
@@ -60,6 +61,7 @@ RECIPIENT_KINDS = _table(RecipientKind, "RECIPIENT_KIND", catalog_pb.RecipientKi
 NOT_ORDERABLE = _table(NotOrderable, "NOT_ORDERABLE_REASON", catalog_pb.NotOrderableReason.items())
 
 STATE_OF: Mapping[int, OrderState] = {number: state for state, number in ORDER_STATES.items()}
+REASON_OF: Mapping[int, ReviewReason] = {number: reason for reason, number in REVIEW_REASONS.items()}
 KIND_OF: Mapping[int, ProductKind] = {number: kind for kind, number in PRODUCT_KINDS.items()}
 
 
@@ -199,6 +201,13 @@ def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
     if view is View.EXPLAINED:
         message.purchases.extend(_purchase(order, purchase) for purchase in order.purchases)
     return message
+
+
+def for_operators(order: Order) -> Order:
+    """A client's order as operators see it: they answer for the money, but whom it is for isn't their business."""
+    if order.recipient is None:
+        return order
+    return replace(order, recipient=replace(order.recipient, value=order.recipient.masked()))
 
 
 def _purchase(order: Order, purchase: PurchaseRecord) -> pb.Purchase:

@@ -1,18 +1,32 @@
 """OperatorService: translate, call, translate."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from reward_adapters.contract import FormEntry, SupplierProduct
+from reward_server.domain.deciding import OpenReview, open_reviews
+from reward_server.domain.order import Order
 from reward_server.engine.account import Account, AccountState
 from reward_server.engine.inquiries import Balance, Inquiries
+from reward_server.engine.reviews import ReviewFilter, Reviews, place_of
 from reward_server.outline import outline
 from reward_server.resume import PageTokenInvalid, Tokens
 from reward_server.rpc import validation
+from reward_server.rpc.cards import CardReader
 from reward_server.rpc.interceptor import current_caller
-from reward_server.rpc.messages import money_message, timestamp
+from reward_server.rpc.messages import (
+    ORDER_STATES,
+    PURCHASE_STATES,
+    REVIEW_REASONS,
+    View,
+    for_operators,
+    money_message,
+    order_message,
+    timestamp,
+)
 from reward_server.rpc.ports import Opener
 from reward_server.sealing import SealError
-from reward_server.store import CallbackPlace, CallbackQuery, CallbackRecord, Store
+from reward_server.store import AuditEntry, CallbackPlace, CallbackQuery, CallbackRecord, ReviewPlace, Store
 from rewardservice.v1 import operator_service_pb2 as pb
 from rewardservice.v1 import operator_service_pb2_grpc as pb_grpc
 
@@ -30,8 +44,19 @@ _STATES = {
 class OperatorService(pb_grpc.OperatorServiceServicer):
     """The servicer."""
 
-    def __init__(self, inquiries: Inquiries, store: Store, opener: Opener, tokens: Tokens) -> None:
+    def __init__(
+        self,
+        *,
+        inquiries: Inquiries,
+        reviews: Reviews,
+        store: Store,
+        opener: Opener,
+        tokens: Tokens,
+        cards: CardReader,
+    ) -> None:
         self._inquiries = inquiries
+        self._reviews = reviews
+        self._cards = cards
         self._store = store
         self._opener = opener
         self._tokens = tokens
@@ -69,10 +94,7 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
         asked = validation.callbacks_request(request)
         account = self._inquiries.account(asked.supplier).name
         query = ("ListCallbacks", current_caller().client_id, account, str(asked.only_unknown))
-        try:
-            place = self._tokens.place(query, asked.page_token)
-        except PageTokenInvalid:
-            raise validation.wrong_page_token() from None
+        place = self._place(query, asked.page_token)
         # One more than asked for tells whether there is a next page.
         found = await self._store.callbacks(
             CallbackQuery(
@@ -88,6 +110,62 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
             callbacks=[self._callback(record) for record in page],
             next_page_token=self._tokens.page_token(query, _place(page[-1])) if more else "",
         )
+
+    async def ListReviews(self, request: pb.ListReviewsRequest, context: Any) -> pb.ListReviewsResponse:
+        """The orders that a person should look at."""
+        asked = validation.reviews_request(request)
+        query = ("ListReviews", current_caller().client_id, asked.supplier, str(asked.reason))
+        place = self._place(query, asked.page_token)
+        # One more than asked for tells whether there is a next page.
+        found = await self._reviews.page(
+            ReviewFilter(asked.supplier, asked.reason),
+            _read_review_place(place) if place else ReviewPlace(),
+            asked.page_size + 1,
+        )
+        page = found[: asked.page_size]
+        more = len(found) > len(page)
+        return pb.ListReviewsResponse(
+            reviews=[_review(order) for order in page],
+            next_page_token=self._tokens.page_token(query, _review_place(page[-1])) if more else "",
+        )
+
+    async def ResolveOrder(self, request: pb.ResolveOrderRequest, context: Any) -> pb.ResolveOrderResponse:
+        """Takes an operator's decision about a purchase."""
+        asked = validation.resolve_request(request, current_caller())
+        order = await self._reviews.resolve(asked.order_id, asked.number, asked.verdict)
+        [cards] = await self._cards.read([order])
+        return pb.ResolveOrderResponse(order=order_message(for_operators(order), cards, View.EXPLAINED))
+
+    async def PauseSupplier(self, request: pb.PauseSupplierRequest, context: Any) -> pb.PauseSupplierResponse:
+        """Pauses a supplier account."""
+        asked = validation.pause_request(request, current_caller())
+        account = await self._reviews.pause(asked.supplier, by=asked.by, reason=asked.reason)
+        return pb.PauseSupplierResponse(supplier=self._supplier(account, Balance()))
+
+    async def ResumeSupplier(self, request: pb.ResumeSupplierRequest, context: Any) -> pb.ResumeSupplierResponse:
+        """Ends the pause of a supplier account."""
+        asked = validation.pause_request(request, current_caller())
+        account = await self._reviews.resume(asked.supplier, by=asked.by, reason=asked.reason)
+        return pb.ResumeSupplierResponse(supplier=self._supplier(account, Balance()))
+
+    async def ListAuditEntries(self, request: pb.ListAuditEntriesRequest, context: Any) -> pb.ListAuditEntriesResponse:
+        """What operators decided, newest first."""
+        page_size, page_token = validation.audit_request(request)
+        query = ("ListAuditEntries", current_caller().client_id)
+        place = self._place(query, page_token)
+        found = await self._store.audit(int(place) if place else 0, page_size + 1)
+        page = found[:page_size]
+        more = len(found) > len(page)
+        return pb.ListAuditEntriesResponse(
+            entries=[_audit_entry(entry) for entry in page],
+            next_page_token=self._tokens.page_token(query, str(page[-1].entry_id)) if more else "",
+        )
+
+    def _place(self, query: Sequence[str], page_token: str) -> str:
+        try:
+            return self._tokens.place(query, page_token)
+        except PageTokenInvalid:
+            raise validation.wrong_page_token() from None
 
     def _supplier(self, account: Account, balance: Balance) -> pb.Supplier:
         standing, offers = account.standing(), self._inquiries.offers(account.name)
@@ -107,6 +185,8 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
             balance=None if balance.amount is None else money_message(balance.amount),
             balance_time=timestamp(balance.at) if balance.at else None,
             balance_problem=_text(balance.problem),
+            paused_by=standing.hold.by if standing.hold else "",
+            pause_time=timestamp(standing.hold.at) if standing.hold else None,
         )
 
     def _callback(self, record: CallbackRecord) -> pb.SupplierCallback:
@@ -119,6 +199,56 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
         message.size = len(body)
         message.outline = outline(body)
         return message
+
+
+def _review(order: Order) -> pb.Review:
+    return pb.Review(
+        order_id=order.order_id,
+        client_id=order.client_id,
+        product_id=order.product_id,
+        state=ORDER_STATES[order.state],
+        create_time=timestamp(order.created_at),
+        open=[_open_review(review) for review in open_reviews(order)],
+    )
+
+
+def _open_review(review: OpenReview) -> pb.OpenReview:
+    purchase = review.purchase
+    return pb.OpenReview(
+        purchase_number=purchase.number,
+        supplier=review.account,
+        supplier_reference=_text(purchase.supplier_reference or ""),
+        purchase_state=PURCHASE_STATES[purchase.state],
+        reason=REVIEW_REASONS[review.reason],
+        open_time=timestamp(review.at),
+        detail=_text(review.detail),
+        keeps_open=review.keeps_open,
+        quantity=purchase.quantity,
+        shown_cards=purchase.shown_cards,
+        kept_cards=len(purchase.cards) - purchase.shown_cards,
+    )
+
+
+def _audit_entry(entry: AuditEntry) -> pb.AuditEntry:
+    return pb.AuditEntry(
+        time=timestamp(entry.at),
+        by=entry.by,
+        what=entry.what,
+        supplier=entry.account,
+        order_id=entry.order_id,
+        purchase_number=entry.number,
+        reason=entry.reason,
+    )
+
+
+def _review_place(order: Order) -> str:
+    place = place_of(order)
+    return f"{place.since}:{place.order_id}"
+
+
+def _read_review_place(place: str) -> ReviewPlace:
+    since, _, order_id = place.partition(":")
+    return ReviewPlace(int(since), order_id)
 
 
 def _place(record: CallbackRecord) -> str:

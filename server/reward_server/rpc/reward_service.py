@@ -1,7 +1,7 @@
 """RewardService: translate, call, translate."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -13,7 +13,7 @@ from reward_server.errors import OrderNotFound, ResumeTokenExpired
 from reward_server.resume import PageTokenInvalid
 from reward_server.rpc import validation
 from reward_server.rpc.interceptor import current_caller
-from reward_server.rpc.messages import View, add_answers, order_message, update_message
+from reward_server.rpc.messages import View, add_answers, for_operators, order_message, update_message
 from reward_server.rpc.ports import Ordering
 from reward_server.rpc.streaming import StreamParts, UpdateStream, check_orders
 from reward_server.rpc.validation import GetRequest, ListRequest, Selector, UpdatesRequest
@@ -90,12 +90,10 @@ class RewardService(pb_grpc.RewardServiceServicer):
         return order
 
     async def _foreign_order(self, order_id: str) -> Order | None:
-        """Any client's order, for operators: they answer for the money, but whom it is for isn't their business."""
+        """Any client's order, for operators."""
         client_id = await self._store.owner(order_id)
         order = await self._store.order(client_id, order_id) if client_id is not None else None
-        if order is None or order.recipient is None:
-            return order
-        return replace(order, recipient=replace(order.recipient, value=order.recipient.masked()))
+        return None if order is None else for_operators(order)
 
     async def ListOrders(self, request: pb.ListOrdersRequest, context: Any) -> pb.ListOrdersResponse:
         """Lists orders, newest first."""

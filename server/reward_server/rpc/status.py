@@ -42,6 +42,8 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.MessageTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_MESSAGE_TOO_LARGE),
     errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_READER_TOO_SLOW),
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
+    errors.PurchaseNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_PURCHASE_NOT_FOUND),
+    errors.DecisionRefused: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_DECISION_REFUSED),
     errors.SupplierNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_NOT_FOUND),
     errors.SupplierProductNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_PRODUCT_NOT_FOUND),
     errors.NotOfferedBySupplier: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_NOT_OFFERED_BY_SUPPLIER),
@@ -132,6 +134,10 @@ def _metadata(error: Exception) -> dict[str, str]:
             return {"oldest_resume_token": error.oldest_token}
         case errors.ReaderTooSlow():
             return {"resume_token": error.token}
+        case errors.PurchaseNotFound():
+            return {"order_id": error.order_id, "purchase_number": error.number}
+        case errors.DecisionRefused():
+            return {"order_id": error.order_id, "purchase_number": error.number, "state": error.state}
         case errors.SupplierNotFound():
             return {"supplier": error.supplier, "suppliers": ",".join(error.known[:MAX_NAMES])}
         case errors.SupplierProductNotFound():
@@ -151,6 +157,8 @@ def _details(error: Exception) -> list[message.Message]:
             return [_resource("Product", error.product_id, error)]
         case errors.ClientOrderIdReused() | errors.OrderNotCancellable():
             return [_resource("Order", error.order_id, error)]
+        case errors.PurchaseNotFound() | errors.DecisionRefused():
+            return [_resource("Purchase", error.number, error)]
         case errors.SupplierNotFound():
             return [_resource("Supplier", error.supplier, error)]
         case errors.SupplierProductNotFound():

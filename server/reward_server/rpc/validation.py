@@ -5,20 +5,21 @@ product (its recipient, its form) or on the store is checked elsewhere.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from google.protobuf import duration_pb2, timestamp_pb2
 from google.type import money_pb2
 
-from reward_adapters.contract import ProductKind, Recipient, RecipientKind
+from reward_adapters.contract import Card, CardKind, ProductKind, Recipient, RecipientKind
 from reward_adapters.money import MAX_YUAN, UNITS_PER_YUAN, Money
 from reward_server.access import Caller, Permission
-from reward_server.domain.order import OrderState
+from reward_server.domain.deciding import Decision, Verdict
+from reward_server.domain.order import OrderState, ReviewReason
 from reward_server.engine.ordering import OrderRequest
 from reward_server.errors import CardsNotPermitted, InvalidRequest, Violation
-from reward_server.rpc.messages import CURRENCY, KIND_OF, NANOS_PER_UNIT, STATE_OF, View
+from reward_server.rpc.messages import CURRENCY, KIND_OF, NANOS_PER_UNIT, REASON_OF, STATE_OF, View
 from rewardservice.v1 import catalog_service_pb2 as catalog_pb
 from rewardservice.v1 import operator_service_pb2 as operator_pb
 from rewardservice.v1 import order_pb2 as pb
@@ -40,6 +41,10 @@ DEFAULT_PAGE, MAX_PAGE = 50, 200
 DEFAULT_UPDATES, MAX_UPDATES = 100, 1_000
 MIN_HEARTBEAT, MAX_HEARTBEAT = 1, 60
 DEFAULT_AREA_CODE = "+86"
+MAX_REASON = 500
+MAX_ACTOR = 64
+MAX_ENTERED = 100
+MAX_CARD_TEXT = 2_000
 
 _CLIENT_ORDER_ID = re.compile(r"[A-Za-z0-9\-_.:/]{1,64}")
 _AREA_CODE = re.compile(r"\+[1-9][0-9]{0,3}")
@@ -54,6 +59,14 @@ _UNARY_VIEWS: Mapping[int, View] = {
     pb.ORDER_VIEW_BASIC: View.BASIC,
     pb.ORDER_VIEW_FULL: View.FULL,
     pb.ORDER_VIEW_EXPLAINED: View.EXPLAINED,
+}
+
+
+_DECISIONS: Mapping[int, Decision] = {
+    operator_pb.DECISION_DELIVERED: Decision.DELIVERED,
+    operator_pb.DECISION_FAIL: Decision.FAIL,
+    operator_pb.DECISION_BUY_AGAIN: Decision.BUY_AGAIN,
+    operator_pb.DECISION_DISMISS: Decision.DISMISS,
 }
 
 
@@ -157,6 +170,34 @@ class CallbacksRequest:
     page_token: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewsRequest:
+    """A checked ListReviewsRequest."""
+
+    supplier: str
+    reason: ReviewReason | None
+    page_size: int
+    page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveRequest:
+    """A checked ResolveOrderRequest."""
+
+    order_id: str
+    number: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequest:
+    """A checked PauseSupplierRequest or ResumeSupplierRequest."""
+
+    supplier: str
+    by: str
+    reason: str
+
+
 class _Check:
     """Collects violations."""
 
@@ -199,6 +240,48 @@ class _Check:
         elif len(value) > MAX_ID:
             self.fail(field, f"not a supplier account; their names have at most {MAX_ID} characters")
         return value
+
+    def reason(self, field: str, value: str) -> str:
+        if not value.strip():
+            self.fail(field, "required; say why, for whoever reads the record")
+        elif len(value) > MAX_REASON or _CONTROL.search(value):
+            self.fail(field, f"must have at most {MAX_REASON} characters and no control characters")
+        return value
+
+    def by(self, field: str, actor: str, caller: Caller) -> str:
+        if len(actor) > MAX_ACTOR or _CONTROL.search(actor):
+            self.fail(field, f"must have at most {MAX_ACTOR} characters and no control characters")
+        return f"{caller.client_id} ({actor})" if actor else caller.client_id
+
+    def cards(self, field: str, cards: Sequence[operator_pb.EnteredCard]) -> tuple[Card, ...]:
+        if len(cards) > MAX_ENTERED:
+            self.fail(field, f"has {len(cards):,} entries; at most {MAX_ENTERED} are allowed")
+            return ()
+        return tuple(self._card(f"{field}[{place}]", card) for place, card in enumerate(cards))
+
+    def _card(self, field: str, card: operator_pb.EnteredCard) -> Card:
+        texts = {
+            "number": card.number,
+            "secret": card.secret,
+            "link": card.link,
+            "qr.image_url": card.qr.image_url,
+            "qr.content": card.qr.content,
+            "instructions": card.instructions,
+        }
+        for name, text in texts.items():
+            if len(text) > MAX_CARD_TEXT:
+                self.fail(f"{field}.{name}", f"must have at most {MAX_CARD_TEXT:,} characters")
+        if not any(text for name, text in texts.items() if name != "instructions"):
+            self.fail(field, "needs a number, a secret, a link or a QR code")
+        return Card(
+            kind=_card_kind(card),
+            number=card.number,
+            secret=card.secret,
+            link=card.link,
+            qr_image_url=card.qr.image_url,
+            qr_content=card.qr.content,
+            instructions=card.instructions,
+        )
 
     def number(self, field: str, value: int, low: int, high: int, default: int | None = None) -> int:
         if value == 0 and default is not None:
@@ -471,6 +554,79 @@ def callbacks_request(request: operator_pb.ListCallbacksRequest) -> CallbacksReq
     )
     check.finish()
     return read
+
+
+def reviews_request(request: operator_pb.ListReviewsRequest) -> ReviewsRequest:
+    """Reads a ListReviewsRequest. Raises InvalidRequest."""
+    check = _Check()
+    if len(request.supplier) > MAX_ID:
+        check.fail("supplier", f"not a supplier account; their names have at most {MAX_ID} characters")
+    reason = REASON_OF.get(request.reason)
+    if reason is None and request.reason:
+        check.fail("reason", "not a reason of reviews; leave it unset for all")
+    page_size = check.number("page_size", request.page_size, 1, MAX_PAGE, DEFAULT_PAGE)
+    page_token = check.token("page_token", request.page_token)
+    check.finish()
+    return ReviewsRequest(supplier=request.supplier, reason=reason, page_size=page_size, page_token=page_token)
+
+
+def resolve_request(request: operator_pb.ResolveOrderRequest, caller: Caller) -> ResolveRequest:
+    """Reads a ResolveOrderRequest. Raises InvalidRequest."""
+    check = _Check()
+    order_id = check.order_id("order_id", request.order_id)
+    if not request.purchase_number:
+        check.fail("purchase_number", "required; ListReviews shows what is open")
+    elif len(request.purchase_number) > MAX_ID:
+        check.fail("purchase_number", f"not a purchase; their numbers have at most {MAX_ID} characters")
+    decision = _DECISIONS.get(request.decision)
+    if decision is None:
+        check.fail("decision", "must be DELIVERED, FAIL, BUY_AGAIN or DISMISS")
+    elif decision is not Decision.DELIVERED:
+        if request.cards:
+            check.fail("cards", "only with DELIVERED")
+        if request.deliver_kept_cards:
+            check.fail("deliver_kept_cards", "only with DELIVERED")
+    verdict = Verdict(
+        decision=decision or Decision.DISMISS,
+        reason=check.reason("reason", request.reason),
+        by=check.by("actor", request.actor, caller),
+        cards=check.cards("cards", request.cards),
+        kept=request.deliver_kept_cards,
+    )
+    check.finish()
+    return ResolveRequest(order_id, request.purchase_number, verdict)
+
+
+def pause_request(
+    request: operator_pb.PauseSupplierRequest | operator_pb.ResumeSupplierRequest, caller: Caller
+) -> PauseRequest:
+    """Reads a PauseSupplierRequest or ResumeSupplierRequest. Raises InvalidRequest."""
+    check = _Check()
+    read = PauseRequest(
+        supplier=check.supplier("supplier", request.supplier),
+        by=check.by("actor", request.actor, caller),
+        reason=check.reason("reason", request.reason),
+    )
+    check.finish()
+    return read
+
+
+def audit_request(request: operator_pb.ListAuditEntriesRequest) -> tuple[int, str]:
+    """Reads a ListAuditEntriesRequest: the page's size and token. Raises InvalidRequest."""
+    check = _Check()
+    page_size = check.number("page_size", request.page_size, 1, MAX_PAGE, DEFAULT_PAGE)
+    page_token = check.token("page_token", request.page_token)
+    check.finish()
+    return page_size, page_token
+
+
+def _card_kind(card: operator_pb.EnteredCard) -> CardKind:
+    """What an entered card's fields mean together."""
+    if card.qr.image_url or card.qr.content:
+        return CardKind.QR
+    if card.link:
+        return CardKind.LINK_AND_SECRET if card.secret else CardKind.LINK
+    return CardKind.NUMBER_AND_SECRET if card.number and card.secret else CardKind.CODE
 
 
 def wrong_page_token() -> InvalidRequest:

@@ -78,6 +78,43 @@ class KeptAnswer:
     sealed: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator's pause of a supplier account."""
+
+    account: str
+    at: int
+    by: str
+    """Who paused it."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One decision of an operator."""
+
+    at: int
+    by: str
+    """Who decided: the client id of the key, and the person if it was named."""
+    what: str
+    """"delivered", "fail", "buy_again", "dismiss", "pause" or "resume"."""
+    reason: str
+    account: str
+    order_id: str = ""
+    number: str = ""
+    """The purchase."""
+    entry_id: int = 0
+    """Its place among all, from 1; 0 until it is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewPlace:
+    """Where an order stands among those that a person should look at."""
+
+    since: int = 0
+    order_id: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """One order changed."""
@@ -88,6 +125,10 @@ class Change:
     """Whether the version rose, so that an update is logged."""
     cards: tuple[SealedCard, ...] = ()
     answers: tuple[KeptAnswer, ...] = ()
+    released: tuple[int, ...] = ()
+    """Places of hidden cards that the client has from this version on."""
+    audit: AuditEntry | None = None
+    """The decision that made the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +309,21 @@ class Store(Protocol):
 
     async def open_order_counts(self) -> dict[OrderState, int]:
         """How many orders stand in each state that isn't terminal."""
+
+    async def reviews(self, after: ReviewPlace, limit: int) -> list[Order]:
+        """One page of the orders, of all clients, that a person should look at: who waits longest comes first."""
+
+    async def hold(self, hold: Hold, audit: AuditEntry) -> None:
+        """Stores an operator's pause of an account, in the place of a former one, with its record."""
+
+    async def end_hold(self, audit: AuditEntry) -> None:
+        """Ends the pause of the record's account, if there is one, with its record."""
+
+    async def holds(self) -> list[Hold]:
+        """The accounts that operators paused."""
+
+    async def audit(self, before: int, limit: int) -> list[AuditEntry]:
+        """One page of the operators' decisions, newest first: those before that entry, 0 = from the newest on."""
 
     async def keep_callback(self, record: CallbackRecord) -> bool:
         """Keeps a callback; False when the same one was kept before."""

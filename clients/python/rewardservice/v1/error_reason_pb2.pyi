@@ -72,6 +72,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the supplier has no way to tell that (metadata "supplier")."""
     ERROR_REASON_SUPPLIER_UNAVAILABLE: _ErrorReason.ValueType  # 23
     """UNAVAILABLE: the supplier doesn't answer an operator's question (metadata "supplier")."""
+    ERROR_REASON_PURCHASE_NOT_FOUND: _ErrorReason.ValueType  # 24
+    """NOT_FOUND: the order has no purchase of that number (metadata "order_id", "purchase_number")."""
+    ERROR_REASON_DECISION_REFUSED: _ErrorReason.ValueType  # 25
+    """FAILED_PRECONDITION: an operator's decision doesn't fit how the purchase stands; the message says why (metadata
+    "order_id", "purchase_number", "state").
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of every error, without the prefix, in domain "rewardservice.v1"."""
@@ -126,4 +132,10 @@ ERROR_REASON_NOT_OFFERED_BY_SUPPLIER: ErrorReason.ValueType  # 22
 """FAILED_PRECONDITION: the supplier has no way to tell that (metadata "supplier")."""
 ERROR_REASON_SUPPLIER_UNAVAILABLE: ErrorReason.ValueType  # 23
 """UNAVAILABLE: the supplier doesn't answer an operator's question (metadata "supplier")."""
+ERROR_REASON_PURCHASE_NOT_FOUND: ErrorReason.ValueType  # 24
+"""NOT_FOUND: the order has no purchase of that number (metadata "order_id", "purchase_number")."""
+ERROR_REASON_DECISION_REFUSED: ErrorReason.ValueType  # 25
+"""FAILED_PRECONDITION: an operator's decision doesn't fit how the purchase stands; the message says why (metadata
+"order_id", "purchase_number", "state").
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
+from rewardservice.v1 import order_pb2 as rewardservice_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rewardservice/v1/operator_service.proto\x12\x10rewardservice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xb5\x03\n\x08Supplier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.rewardservice.v1.SupplierState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\x32\n\x0estate_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12\x15\n\rmax_in_flight\x18\x07 \x01(\x05\x12\x14\n\x0coffers_query\x18\x08 \x01(\x08\x12\x18\n\x10offers_callbacks\x18\t \x01(\x08\x12\x15\n\roffers_cancel\x18\n \x01(\x08\x12\x16\n\x0eoffers_balance\x18\x0b \x01(\x08\x12\x17\n\x0foffers_products\x18\x0c \x01(\x08\x12#\n\x07\x62\x61lance\x18\r \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x0c\x62\x61lance_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x62\x61lance_problem\x18\x0f \x01(\t\"\x16\n\x14ListSuppliersRequest\"F\n\x15ListSuppliersResponse\x12-\n\tsuppliers\x18\x01 \x03(\x0b\x32\x1a.rewardservice.v1.Supplier\"\x83\x02\n\x0fSupplierProduct\x12\x0e\n\x06number\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\x05stock\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07on_sale\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12?\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32..rewardservice.v1.SupplierProduct.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_stockB\n\n\x08_on_sale\"]\n\x0eOrderFormEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0f\n\x07options\x18\x04 \x03(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"=\n\x1bListSupplierProductsRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0c\n\x04page\x18\x02 \x01(\x05\"a\n\x1cListSupplierProductsResponse\x12\x33\n\x08products\x18\x01 \x03(\x0b\x32!.rewardservice.v1.SupplierProduct\x12\x0c\n\x04more\x18\x02 \x01(\x08\">\n\x19GetSupplierProductRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0f\n\x07product\x18\x02 \x01(\t\"\xa2\x01\n\x1aGetSupplierProductResponse\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32!.rewardservice.v1.SupplierProduct\x12\x34\n\norder_form\x18\x02 \x03(\x0b\x32 .rewardservice.v1.OrderFormEntry\x12\x1a\n\x12order_form_problem\x18\x03 \x01(\t\"e\n\x14ListCallbacksRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x14\n\x0conly_unknown\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"}\n\x10SupplierCallback\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x05\x12\x0f\n\x07outline\x18\x05 \x01(\t\"g\n\x15ListCallbacksResponse\x12\x35\n\tcallbacks\x18\x01 \x03(\x0b\x32\".rewardservice.v1.SupplierCallback\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x80\x01\n\rSupplierState\x12\x1e\n\x1aSUPPLIER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SUPPLIER_STATE_READY\x10\x01\x12\x1a\n\x16SUPPLIER_STATE_RESTING\x10\x02\x12\x19\n\x15SUPPLIER_STATE_PAUSED\x10\x03\x32\xbd\x03\n\x0fOperatorService\x12`\n\rListSuppliers\x12&.rewardservice.v1.ListSuppliersRequest\x1a\'.rewardservice.v1.ListSuppliersResponse\x12u\n\x14ListSupplierProducts\x12-.rewardservice.v1.ListSupplierProductsRequest\x1a..rewardservice.v1.ListSupplierProductsResponse\x12o\n\x12GetSupplierProduct\x12+.rewardservice.v1.GetSupplierProductRequest\x1a,.rewardservice.v1.GetSupplierProductResponse\x12`\n\rListCallbacks\x12&.rewardservice.v1.ListCallbacksRequest\x1a\'.rewardservice.v1.ListCallbacksResponseB:\n\x14\x63om.rewardservice.v1P\x01Z rewardservice/v1;rewardservicev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'rewardservice/v1/operator_service.proto\x12\x10rewardservice.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a\x1crewardservice/v1/order.proto\"\xf8\x03\n\x08Supplier\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0e\x32\x1f.rewardservice.v1.SupplierState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\x32\n\x0estate_end_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12\x15\n\rmax_in_flight\x18\x07 \x01(\x05\x12\x14\n\x0coffers_query\x18\x08 \x01(\x08\x12\x18\n\x10offers_callbacks\x18\t \x01(\x08\x12\x15\n\roffers_cancel\x18\n \x01(\x08\x12\x16\n\x0eoffers_balance\x18\x0b \x01(\x08\x12\x17\n\x0foffers_products\x18\x0c \x01(\x08\x12#\n\x07\x62\x61lance\x18\r \x01(\x0b\x32\x12.google.type.Money\x12\x30\n\x0c\x62\x61lance_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x62\x61lance_problem\x18\x0f \x01(\t\x12\x11\n\tpaused_by\x18\x10 \x01(\t\x12.\n\npause_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14ListSuppliersRequest\"F\n\x15ListSuppliersResponse\x12-\n\tsuppliers\x18\x01 \x03(\x0b\x32\x1a.rewardservice.v1.Supplier\"\x83\x02\n\x0fSupplierProduct\x12\x0e\n\x06number\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05price\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x12\n\x05stock\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x14\n\x07on_sale\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12?\n\x07\x64\x65tails\x18\x06 \x03(\x0b\x32..rewardservice.v1.SupplierProduct.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_stockB\n\n\x08_on_sale\"]\n\x0eOrderFormEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x10\n\x08required\x18\x03 \x01(\x08\x12\x0f\n\x07options\x18\x04 \x03(\t\x12\x0c\n\x04hint\x18\x05 \x01(\t\"=\n\x1bListSupplierProductsRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0c\n\x04page\x18\x02 \x01(\x05\"a\n\x1cListSupplierProductsResponse\x12\x33\n\x08products\x18\x01 \x03(\x0b\x32!.rewardservice.v1.SupplierProduct\x12\x0c\n\x04more\x18\x02 \x01(\x08\">\n\x19GetSupplierProductRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0f\n\x07product\x18\x02 \x01(\t\"\xa2\x01\n\x1aGetSupplierProductResponse\x12\x32\n\x07product\x18\x01 \x01(\x0b\x32!.rewardservice.v1.SupplierProduct\x12\x34\n\norder_form\x18\x02 \x03(\x0b\x32 .rewardservice.v1.OrderFormEntry\x12\x1a\n\x12order_form_problem\x18\x03 \x01(\t\"e\n\x14ListCallbacksRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x14\n\x0conly_unknown\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"}\n\x10SupplierCallback\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06number\x18\x02 \x01(\t\x12\x10\n\x08order_id\x18\x03 \x01(\t\x12\x0c\n\x04size\x18\x04 \x01(\x05\x12\x0f\n\x07outline\x18\x05 \x01(\t\"g\n\x15ListCallbacksResponse\x12\x35\n\tcallbacks\x18\x01 \x03(\x0b\x32\".rewardservice.v1.SupplierCallback\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"}\n\x12ListReviewsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08supplier\x18\x03 \x01(\t\x12.\n\x06reason\x18\x04 \x01(\x0e\x32\x1e.rewardservice.v1.ReviewReason\"\xca\x02\n\nOpenReview\x12\x17\n\x0fpurchase_number\x18\x01 \x01(\t\x12\x10\n\x08supplier\x18\x02 \x01(\t\x12\x1a\n\x12supplier_reference\x18\x03 \x01(\t\x12\x37\n\x0epurchase_state\x18\x04 \x01(\x0e\x32\x1f.rewardservice.v1.PurchaseState\x12.\n\x06reason\x18\x05 \x01(\x0e\x32\x1e.rewardservice.v1.ReviewReason\x12-\n\topen_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\x12\x12\n\nkeeps_open\x18\x08 \x01(\x08\x12\x10\n\x08quantity\x18\t \x01(\x05\x12\x13\n\x0bshown_cards\x18\n \x01(\x05\x12\x12\n\nkept_cards\x18\x0b \x01(\x05\"\xcb\x01\n\x06Review\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x12\n\nproduct_id\x18\x03 \x01(\t\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.rewardservice.v1.OrderState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x04open\x18\x06 \x03(\x0b\x32\x1c.rewardservice.v1.OpenReview\"Y\n\x13ListReviewsResponse\x12)\n\x07reviews\x18\x01 \x03(\x0b\x32\x18.rewardservice.v1.Review\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"w\n\x0b\x45nteredCard\x12\x0e\n\x06number\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0c\n\x04link\x18\x03 \x01(\t\x12$\n\x02qr\x18\x04 \x01(\x0b\x32\x18.rewardservice.v1.QrCode\x12\x14\n\x0cinstructions\x18\x05 \x01(\t\"\xd7\x01\n\x13ResolveOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x17\n\x0fpurchase_number\x18\x02 \x01(\t\x12,\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0e\x32\x1a.rewardservice.v1.Decision\x12,\n\x05\x63\x61rds\x18\x04 \x03(\x0b\x32\x1d.rewardservice.v1.EnteredCard\x12\x1a\n\x12\x64\x65liver_kept_cards\x18\x05 \x01(\x08\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x07 \x01(\t\">\n\x14ResolveOrderResponse\x12&\n\x05order\x18\x01 \x01(\x0b\x32\x17.rewardservice.v1.Order\"G\n\x14PauseSupplierRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"E\n\x15PauseSupplierResponse\x12,\n\x08supplier\x18\x01 \x01(\x0b\x32\x1a.rewardservice.v1.Supplier\"H\n\x15ResumeSupplierRequest\x12\x10\n\x08supplier\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\"F\n\x16ResumeSupplierResponse\x12,\n\x08supplier\x18\x01 \x01(\x0b\x32\x1a.rewardservice.v1.Supplier\"@\n\x17ListAuditEntriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x9d\x01\n\nAuditEntry\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x02 \x01(\t\x12\x0c\n\x04what\x18\x03 \x01(\t\x12\x10\n\x08supplier\x18\x04 \x01(\t\x12\x10\n\x08order_id\x18\x05 \x01(\t\x12\x17\n\x0fpurchase_number\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\"b\n\x18ListAuditEntriesResponse\x12-\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1c.rewardservice.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\x80\x01\n\rSupplierState\x12\x1e\n\x1aSUPPLIER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14SUPPLIER_STATE_READY\x10\x01\x12\x1a\n\x16SUPPLIER_STATE_RESTING\x10\x02\x12\x19\n\x15SUPPLIER_STATE_PAUSED\x10\x03*}\n\x08\x44\x65\x63ision\x12\x18\n\x14\x44\x45\x43ISION_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45\x43ISION_DELIVERED\x10\x01\x12\x11\n\rDECISION_FAIL\x10\x02\x12\x16\n\x12\x44\x45\x43ISION_BUY_AGAIN\x10\x03\x12\x14\n\x10\x44\x45\x43ISION_DISMISS\x10\x04\x32\xaa\x07\n\x0fOperatorService\x12`\n\rListSuppliers\x12&.rewardservice.v1.ListSuppliersRequest\x1a\'.rewardservice.v1.ListSuppliersResponse\x12u\n\x14ListSupplierProducts\x12-.rewardservice.v1.ListSupplierProductsRequest\x1a..rewardservice.v1.ListSupplierProductsResponse\x12o\n\x12GetSupplierProduct\x12+.rewardservice.v1.GetSupplierProductRequest\x1a,.rewardservice.v1.GetSupplierProductResponse\x12`\n\rListCallbacks\x12&.rewardservice.v1.ListCallbacksRequest\x1a\'.rewardservice.v1.ListCallbacksResponse\x12Z\n\x0bListReviews\x12$.rewardservice.v1.ListReviewsRequest\x1a%.rewardservice.v1.ListReviewsResponse\x12]\n\x0cResolveOrder\x12%.rewardservice.v1.ResolveOrderRequest\x1a&.rewardservice.v1.ResolveOrderResponse\x12`\n\rPauseSupplier\x12&.rewardservice.v1.PauseSupplierRequest\x1a\'.rewardservice.v1.PauseSupplierResponse\x12\x63\n\x0eResumeSupplier\x12\'.rewardservice.v1.ResumeSupplierRequest\x1a(.rewardservice.v1.ResumeSupplierResponse\x12i\n\x10ListAuditEntries\x12).rewardservice.v1.ListAuditEntriesRequest\x1a*.rewardservice.v1.ListAuditEntriesResponseB:\n\x14\x63om.rewardservice.v1P\x01Z rewardservice/v1;rewardservicev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,34 +37,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024com.rewardservice.v1P\001Z rewardservice/v1;rewardservicev1'
   _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._loaded_options = None
   _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_SUPPLIERSTATE']._serialized_start=1739
-  _globals['_SUPPLIERSTATE']._serialized_end=1867
-  _globals['_SUPPLIER']._serialized_start=120
-  _globals['_SUPPLIER']._serialized_end=557
-  _globals['_LISTSUPPLIERSREQUEST']._serialized_start=559
-  _globals['_LISTSUPPLIERSREQUEST']._serialized_end=581
-  _globals['_LISTSUPPLIERSRESPONSE']._serialized_start=583
-  _globals['_LISTSUPPLIERSRESPONSE']._serialized_end=653
-  _globals['_SUPPLIERPRODUCT']._serialized_start=656
-  _globals['_SUPPLIERPRODUCT']._serialized_end=915
-  _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._serialized_start=847
-  _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._serialized_end=893
-  _globals['_ORDERFORMENTRY']._serialized_start=917
-  _globals['_ORDERFORMENTRY']._serialized_end=1010
-  _globals['_LISTSUPPLIERPRODUCTSREQUEST']._serialized_start=1012
-  _globals['_LISTSUPPLIERPRODUCTSREQUEST']._serialized_end=1073
-  _globals['_LISTSUPPLIERPRODUCTSRESPONSE']._serialized_start=1075
-  _globals['_LISTSUPPLIERPRODUCTSRESPONSE']._serialized_end=1172
-  _globals['_GETSUPPLIERPRODUCTREQUEST']._serialized_start=1174
-  _globals['_GETSUPPLIERPRODUCTREQUEST']._serialized_end=1236
-  _globals['_GETSUPPLIERPRODUCTRESPONSE']._serialized_start=1239
-  _globals['_GETSUPPLIERPRODUCTRESPONSE']._serialized_end=1401
-  _globals['_LISTCALLBACKSREQUEST']._serialized_start=1403
-  _globals['_LISTCALLBACKSREQUEST']._serialized_end=1504
-  _globals['_SUPPLIERCALLBACK']._serialized_start=1506
-  _globals['_SUPPLIERCALLBACK']._serialized_end=1631
-  _globals['_LISTCALLBACKSRESPONSE']._serialized_start=1633
-  _globals['_LISTCALLBACKSRESPONSE']._serialized_end=1736
-  _globals['_OPERATORSERVICE']._serialized_start=1870
-  _globals['_OPERATORSERVICE']._serialized_end=2315
+  _globals['_SUPPLIERSTATE']._serialized_start=3612
+  _globals['_SUPPLIERSTATE']._serialized_end=3740
+  _globals['_DECISION']._serialized_start=3742
+  _globals['_DECISION']._serialized_end=3867
+  _globals['_SUPPLIER']._serialized_start=150
+  _globals['_SUPPLIER']._serialized_end=654
+  _globals['_LISTSUPPLIERSREQUEST']._serialized_start=656
+  _globals['_LISTSUPPLIERSREQUEST']._serialized_end=678
+  _globals['_LISTSUPPLIERSRESPONSE']._serialized_start=680
+  _globals['_LISTSUPPLIERSRESPONSE']._serialized_end=750
+  _globals['_SUPPLIERPRODUCT']._serialized_start=753
+  _globals['_SUPPLIERPRODUCT']._serialized_end=1012
+  _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._serialized_start=944
+  _globals['_SUPPLIERPRODUCT_DETAILSENTRY']._serialized_end=990
+  _globals['_ORDERFORMENTRY']._serialized_start=1014
+  _globals['_ORDERFORMENTRY']._serialized_end=1107
+  _globals['_LISTSUPPLIERPRODUCTSREQUEST']._serialized_start=1109
+  _globals['_LISTSUPPLIERPRODUCTSREQUEST']._serialized_end=1170
+  _globals['_LISTSUPPLIERPRODUCTSRESPONSE']._serialized_start=1172
+  _globals['_LISTSUPPLIERPRODUCTSRESPONSE']._serialized_end=1269
+  _globals['_GETSUPPLIERPRODUCTREQUEST']._serialized_start=1271
+  _globals['_GETSUPPLIERPRODUCTREQUEST']._serialized_end=1333
+  _globals['_GETSUPPLIERPRODUCTRESPONSE']._serialized_start=1336
+  _globals['_GETSUPPLIERPRODUCTRESPONSE']._serialized_end=1498
+  _globals['_LISTCALLBACKSREQUEST']._serialized_start=1500
+  _globals['_LISTCALLBACKSREQUEST']._serialized_end=1601
+  _globals['_SUPPLIERCALLBACK']._serialized_start=1603
+  _globals['_SUPPLIERCALLBACK']._serialized_end=1728
+  _globals['_LISTCALLBACKSRESPONSE']._serialized_start=1730
+  _globals['_LISTCALLBACKSRESPONSE']._serialized_end=1833
+  _globals['_LISTREVIEWSREQUEST']._serialized_start=1835
+  _globals['_LISTREVIEWSREQUEST']._serialized_end=1960
+  _globals['_OPENREVIEW']._serialized_start=1963
+  _globals['_OPENREVIEW']._serialized_end=2293
+  _globals['_REVIEW']._serialized_start=2296
+  _globals['_REVIEW']._serialized_end=2499
+  _globals['_LISTREVIEWSRESPONSE']._serialized_start=2501
+  _globals['_LISTREVIEWSRESPONSE']._serialized_end=2590
+  _globals['_ENTEREDCARD']._serialized_start=2592
+  _globals['_ENTEREDCARD']._serialized_end=2711
+  _globals['_RESOLVEORDERREQUEST']._serialized_start=2714
+  _globals['_RESOLVEORDERREQUEST']._serialized_end=2929
+  _globals['_RESOLVEORDERRESPONSE']._serialized_start=2931
+  _globals['_RESOLVEORDERRESPONSE']._serialized_end=2993
+  _globals['_PAUSESUPPLIERREQUEST']._serialized_start=2995
+  _globals['_PAUSESUPPLIERREQUEST']._serialized_end=3066
+  _globals['_PAUSESUPPLIERRESPONSE']._serialized_start=3068
+  _globals['_PAUSESUPPLIERRESPONSE']._serialized_end=3137
+  _globals['_RESUMESUPPLIERREQUEST']._serialized_start=3139
+  _globals['_RESUMESUPPLIERREQUEST']._serialized_end=3211
+  _globals['_RESUMESUPPLIERRESPONSE']._serialized_start=3213
+  _globals['_RESUMESUPPLIERRESPONSE']._serialized_end=3283
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_start=3285
+  _globals['_LISTAUDITENTRIESREQUEST']._serialized_end=3349
+  _globals['_AUDITENTRY']._serialized_start=3352
+  _globals['_AUDITENTRY']._serialized_end=3509
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_start=3511
+  _globals['_LISTAUDITENTRIESRESPONSE']._serialized_end=3609
+  _globals['_OPERATORSERVICE']._serialized_start=3870
+  _globals['_OPERATORSERVICE']._serialized_end=4808
 # @@protoc_insertion_point(module_scope)

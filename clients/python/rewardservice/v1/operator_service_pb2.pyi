@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.type import money_pb2 as _money_pb2
+from rewardservice.v1 import order_pb2 as _order_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -34,7 +35,9 @@ class _SupplierStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Supplie
     SUPPLIER_STATE_RESTING: _SupplierState.ValueType  # 2
     """Not for a moment: it couldn't be reached, or asked us to wait. Orders are taken, and sent when the rest is over."""
     SUPPLIER_STATE_PAUSED: _SupplierState.ValueType  # 3
-    """No: it refuses us (signature, address, permission). Products that only this account sells aren't orderable."""
+    """No: it refuses us (signature, address, permission), or an operator paused it. Products that only this account sells
+    aren't orderable.
+    """
 
 class SupplierState(_SupplierState, metaclass=_SupplierStateEnumTypeWrapper):
     """Whether purchases are sent to a supplier account."""
@@ -46,8 +49,56 @@ SUPPLIER_STATE_READY: SupplierState.ValueType  # 1
 SUPPLIER_STATE_RESTING: SupplierState.ValueType  # 2
 """Not for a moment: it couldn't be reached, or asked us to wait. Orders are taken, and sent when the rest is over."""
 SUPPLIER_STATE_PAUSED: SupplierState.ValueType  # 3
-"""No: it refuses us (signature, address, permission). Products that only this account sells aren't orderable."""
+"""No: it refuses us (signature, address, permission), or an operator paused it. Products that only this account sells
+aren't orderable.
+"""
 Global___SupplierState: _TypeAlias = SupplierState  # noqa: Y015
+
+class _Decision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECISION_UNSPECIFIED: _Decision.ValueType  # 0
+    """Not allowed."""
+    DECISION_DELIVERED: _Decision.ValueType  # 1
+    """It was delivered. Of a card product the client gets as many cards as the purchase has units, those that it has already
+    counted: the kept ones (`deliver_kept_cards`), those in `cards`, or both. Also for a dead purchase that the supplier
+    delivered after all (LATE_SUCCESS), unless its units were bought again since.
+    """
+    DECISION_FAIL: _Decision.ValueType  # 2
+    """It wasn't bought, or the money came back: it is dead and its units fail. Units whose cards the client has stay
+    delivered.
+    """
+    DECISION_BUY_AGAIN: _Decision.ValueType  # 3
+    """As FAIL, and the units are bought anew at the first offer of the order that can be used now, under new numbers and
+    with a sending deadline of their own. Refused when the client cancelled the order.
+    """
+    DECISION_DISMISS: _Decision.ValueType  # 4
+    """What stands beside the state was dealt with: all of the purchase's review items are closed, nothing else changes."""
+
+class Decision(_Decision, metaclass=_DecisionEnumTypeWrapper):
+    """What an operator decides about a purchase."""
+
+DECISION_UNSPECIFIED: Decision.ValueType  # 0
+"""Not allowed."""
+DECISION_DELIVERED: Decision.ValueType  # 1
+"""It was delivered. Of a card product the client gets as many cards as the purchase has units, those that it has already
+counted: the kept ones (`deliver_kept_cards`), those in `cards`, or both. Also for a dead purchase that the supplier
+delivered after all (LATE_SUCCESS), unless its units were bought again since.
+"""
+DECISION_FAIL: Decision.ValueType  # 2
+"""It wasn't bought, or the money came back: it is dead and its units fail. Units whose cards the client has stay
+delivered.
+"""
+DECISION_BUY_AGAIN: Decision.ValueType  # 3
+"""As FAIL, and the units are bought anew at the first offer of the order that can be used now, under new numbers and
+with a sending deadline of their own. Refused when the client cancelled the order.
+"""
+DECISION_DISMISS: Decision.ValueType  # 4
+"""What stands beside the state was dealt with: all of the purchase's review items are closed, nothing else changes."""
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class Supplier(_message.Message):
@@ -70,6 +121,8 @@ class Supplier(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     BALANCE_TIME_FIELD_NUMBER: _builtins.int
     BALANCE_PROBLEM_FIELD_NUMBER: _builtins.int
+    PAUSED_BY_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the configuration."""
     adapter: _builtins.str
@@ -94,9 +147,11 @@ class Supplier(_message.Message):
     """Whether it lists its products."""
     balance_problem: _builtins.str
     """Why the balance isn't of just now, or why there is none; empty when it is. For people."""
+    paused_by: _builtins.str
+    """Which operator paused it; empty when none did."""
     @_builtins.property
     def state_end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it is tried again, when it is RESTING or PAUSED."""
+        """When it is tried again, when it is RESTING or PAUSED. Unset while an operator's pause lasts."""
 
     @_builtins.property
     def balance(self) -> _money_pb2.Money:
@@ -105,6 +160,10 @@ class Supplier(_message.Message):
     @_builtins.property
     def balance_time(self) -> _timestamp_pb2.Timestamp:
         """When the balance was heard."""
+
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """When the operator paused it."""
 
     def __init__(
         self,
@@ -124,10 +183,12 @@ class Supplier(_message.Message):
         balance: _money_pb2.Money | None = ...,
         balance_time: _timestamp_pb2.Timestamp | None = ...,
         balance_problem: _builtins.str = ...,
+        paused_by: _builtins.str = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "balance_time", b"balance_time", "state_end_time", b"state_end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance", b"balance", "balance_time", b"balance_time", "pause_time", b"pause_time", "state_end_time", b"state_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "balance", b"balance", "balance_problem", b"balance_problem", "balance_time", b"balance_time", "in_flight", b"in_flight", "max_in_flight", b"max_in_flight", "name", b"name", "offers_balance", b"offers_balance", "offers_callbacks", b"offers_callbacks", "offers_cancel", b"offers_cancel", "offers_products", b"offers_products", "offers_query", b"offers_query", "state", b"state", "state_end_time", b"state_end_time", "state_reason", b"state_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "balance", b"balance", "balance_problem", b"balance_problem", "balance_time", b"balance_time", "in_flight", b"in_flight", "max_in_flight", b"max_in_flight", "name", b"name", "offers_balance", b"offers_balance", "offers_callbacks", b"offers_callbacks", "offers_cancel", b"offers_cancel", "offers_products", b"offers_products", "offers_query", b"offers_query", "pause_time", b"pause_time", "paused_by", b"paused_by", "state", b"state", "state_end_time", b"state_end_time", "state_reason", b"state_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,3 +563,499 @@ class ListCallbacksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListCallbacksResponse: _TypeAlias = ListCallbacksResponse  # noqa: Y015
+
+@_typing.final
+class ListReviewsRequest(_message.Message):
+    """Request of ListReviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many, 1 to 200; default 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with the same filters."""
+    supplier: _builtins.str
+    """Only orders with something open about a purchase at this supplier account."""
+    reason: _order_pb2.ReviewReason.ValueType
+    """Only orders with something open for this reason; with `supplier`: about the same purchase."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        supplier: _builtins.str = ...,
+        reason: _order_pb2.ReviewReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "reason", b"reason", "supplier", b"supplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsRequest: _TypeAlias = ListReviewsRequest  # noqa: Y015
+
+@_typing.final
+class OpenReview(_message.Message):
+    """One thing that a person should look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PURCHASE_NUMBER_FIELD_NUMBER: _builtins.int
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    SUPPLIER_REFERENCE_FIELD_NUMBER: _builtins.int
+    PURCHASE_STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    OPEN_TIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    KEEPS_OPEN_FIELD_NUMBER: _builtins.int
+    QUANTITY_FIELD_NUMBER: _builtins.int
+    SHOWN_CARDS_FIELD_NUMBER: _builtins.int
+    KEPT_CARDS_FIELD_NUMBER: _builtins.int
+    purchase_number: _builtins.str
+    """The purchase that it is about."""
+    supplier: _builtins.str
+    """The supplier account."""
+    supplier_reference: _builtins.str
+    """The supplier's own number, once known."""
+    purchase_state: _order_pb2.PurchaseState.ValueType
+    """Where the purchase stands."""
+    reason: _order_pb2.ReviewReason.ValueType
+    """Why."""
+    detail: _builtins.str
+    """What happened in words, scrubbed of secrets. For people; it may change."""
+    keeps_open: _builtins.bool
+    """Whether it keeps the order in NEEDS_REVIEW; else it stands beside the state."""
+    quantity: _builtins.int
+    """How many units the purchase buys."""
+    shown_cards: _builtins.int
+    """How many of its cards the client has."""
+    kept_cards: _builtins.int
+    """How many of its cards are kept from the client."""
+    @_builtins.property
+    def open_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when."""
+
+    def __init__(
+        self,
+        *,
+        purchase_number: _builtins.str = ...,
+        supplier: _builtins.str = ...,
+        supplier_reference: _builtins.str = ...,
+        purchase_state: _order_pb2.PurchaseState.ValueType = ...,
+        reason: _order_pb2.ReviewReason.ValueType = ...,
+        open_time: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
+        keeps_open: _builtins.bool = ...,
+        quantity: _builtins.int = ...,
+        shown_cards: _builtins.int = ...,
+        kept_cards: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["open_time", b"open_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "keeps_open", b"keeps_open", "kept_cards", b"kept_cards", "open_time", b"open_time", "purchase_number", b"purchase_number", "purchase_state", b"purchase_state", "quantity", b"quantity", "reason", b"reason", "shown_cards", b"shown_cards", "supplier", b"supplier", "supplier_reference", b"supplier_reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenReview: _TypeAlias = OpenReview  # noqa: Y015
+
+@_typing.final
+class Review(_message.Message):
+    """An order that a person should look at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PRODUCT_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    OPEN_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order."""
+    client_id: _builtins.str
+    """Whose it is."""
+    product_id: _builtins.str
+    """What was ordered."""
+    state: _order_pb2.OrderState.ValueType
+    """Where it stands."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was created."""
+
+    @_builtins.property
+    def open(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenReview]:
+        """Everything that is open, oldest purchase first."""
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        product_id: _builtins.str = ...,
+        state: _order_pb2.OrderState.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        open: _abc.Iterable[Global___OpenReview] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "open", b"open", "order_id", b"order_id", "product_id", b"product_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Review: _TypeAlias = Review  # noqa: Y015
+
+@_typing.final
+class ListReviewsResponse(_message.Message):
+    """Response of ListReviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVIEWS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def reviews(self) -> _containers.RepeatedCompositeFieldContainer[Global___Review]:
+        """The orders, the one that waits longest first."""
+
+    def __init__(
+        self,
+        *,
+        reviews: _abc.Iterable[Global___Review] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "reviews", b"reviews"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
+
+@_typing.final
+class EnteredCard(_message.Message):
+    """A card that an operator enters. At least one of `number`, `secret`, `link` and `qr`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    QR_FIELD_NUMBER: _builtins.int
+    INSTRUCTIONS_FIELD_NUMBER: _builtins.int
+    number: _builtins.str
+    """Card number."""
+    secret: _builtins.str
+    """Password, PIN or activation code."""
+    link: _builtins.str
+    """Page to redeem the card."""
+    instructions: _builtins.str
+    """How to redeem it."""
+    @_builtins.property
+    def qr(self) -> _order_pb2.QrCode:
+        """QR code."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        link: _builtins.str = ...,
+        qr: _order_pb2.QrCode | None = ...,
+        instructions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["qr", b"qr"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instructions", b"instructions", "link", b"link", "number", b"number", "qr", b"qr", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnteredCard: _TypeAlias = EnteredCard  # noqa: Y015
+
+@_typing.final
+class ResolveOrderRequest(_message.Message):
+    """Request of ResolveOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PURCHASE_NUMBER_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    CARDS_FIELD_NUMBER: _builtins.int
+    DELIVER_KEPT_CARDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    order_id: _builtins.str
+    """The order. Required."""
+    purchase_number: _builtins.str
+    """The purchase that is decided about, as in `OpenReview.purchase_number`. Required."""
+    decision: Global___Decision.ValueType
+    """What is decided. Required."""
+    deliver_kept_cards: _builtins.bool
+    """With DELIVERED: hand over the cards that were kept from the client."""
+    reason: _builtins.str
+    """Why: 1 to 500 characters. Recorded; where units fail, the client reads it in `Order.failure`. Required."""
+    actor: _builtins.str
+    """The person who decides, where several share a key: at most 64 characters. Recorded beside the client id of the key."""
+    @_builtins.property
+    def cards(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnteredCard]:
+        """With DELIVERED: the cards, at most 100, no text of them longer than 2,000 characters. They are sealed like those of
+        suppliers.
+        """
+
+    def __init__(
+        self,
+        *,
+        order_id: _builtins.str = ...,
+        purchase_number: _builtins.str = ...,
+        decision: Global___Decision.ValueType = ...,
+        cards: _abc.Iterable[Global___EnteredCard] | None = ...,
+        deliver_kept_cards: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cards", b"cards", "decision", b"decision", "deliver_kept_cards", b"deliver_kept_cards", "order_id", b"order_id", "purchase_number", b"purchase_number", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveOrderRequest: _TypeAlias = ResolveOrderRequest  # noqa: Y015
+
+@_typing.final
+class ResolveOrderResponse(_message.Message):
+    """Response of ResolveOrder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def order(self) -> _order_pb2.Order:
+        """The order as it is now, in view EXPLAINED, without the suppliers' kept answers."""
+
+    def __init__(
+        self,
+        *,
+        order: _order_pb2.Order | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveOrderResponse: _TypeAlias = ResolveOrderResponse  # noqa: Y015
+
+@_typing.final
+class PauseSupplierRequest(_message.Message):
+    """Request of PauseSupplier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    supplier: _builtins.str
+    """Name of the account. Required."""
+    reason: _builtins.str
+    """Why: 1 to 500 characters. Required."""
+    actor: _builtins.str
+    """The person who decides, where several share a key: at most 64 characters."""
+    def __init__(
+        self,
+        *,
+        supplier: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "supplier", b"supplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSupplierRequest: _TypeAlias = PauseSupplierRequest  # noqa: Y015
+
+@_typing.final
+class PauseSupplierResponse(_message.Message):
+    """Response of PauseSupplier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def supplier(self) -> Global___Supplier:
+        """The account as it is now, without its balance."""
+
+    def __init__(
+        self,
+        *,
+        supplier: Global___Supplier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["supplier", b"supplier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["supplier", b"supplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseSupplierResponse: _TypeAlias = PauseSupplierResponse  # noqa: Y015
+
+@_typing.final
+class ResumeSupplierRequest(_message.Message):
+    """Request of ResumeSupplier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    supplier: _builtins.str
+    """Name of the account. Required."""
+    reason: _builtins.str
+    """Why: 1 to 500 characters. Required."""
+    actor: _builtins.str
+    """The person who decides, where several share a key: at most 64 characters."""
+    def __init__(
+        self,
+        *,
+        supplier: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "reason", b"reason", "supplier", b"supplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSupplierRequest: _TypeAlias = ResumeSupplierRequest  # noqa: Y015
+
+@_typing.final
+class ResumeSupplierResponse(_message.Message):
+    """Response of ResumeSupplier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def supplier(self) -> Global___Supplier:
+        """The account as it is now, without its balance."""
+
+    def __init__(
+        self,
+        *,
+        supplier: Global___Supplier | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["supplier", b"supplier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["supplier", b"supplier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeSupplierResponse: _TypeAlias = ResumeSupplierResponse  # noqa: Y015
+
+@_typing.final
+class ListAuditEntriesRequest(_message.Message):
+    """Request of ListAuditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most so many, 1 to 200; default 50."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEntriesRequest: _TypeAlias = ListAuditEntriesRequest  # noqa: Y015
+
+@_typing.final
+class AuditEntry(_message.Message):
+    """One decision of an operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
+    PURCHASE_NUMBER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who took it: the client id of the key, and the person where one was named, as in "operator (Li)"."""
+    what: _builtins.str
+    """What was decided: "delivered", "fail", "buy_again", "dismiss", "pause" or "resume"."""
+    supplier: _builtins.str
+    """The supplier account."""
+    order_id: _builtins.str
+    """The order; empty for a pause."""
+    purchase_number: _builtins.str
+    """The purchase; empty for a pause."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was taken."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        by: _builtins.str = ...,
+        what: _builtins.str = ...,
+        supplier: _builtins.str = ...,
+        order_id: _builtins.str = ...,
+        purchase_number: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "order_id", b"order_id", "purchase_number", b"purchase_number", "reason", b"reason", "supplier", b"supplier", "time", b"time", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditEntry: _TypeAlias = AuditEntry  # noqa: Y015
+
+@_typing.final
+class ListAuditEntriesResponse(_message.Message):
+    """Response of ListAuditEntries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """The decisions, newest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___AuditEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAuditEntriesResponse: _TypeAlias = ListAuditEntriesResponse  # noqa: Y015

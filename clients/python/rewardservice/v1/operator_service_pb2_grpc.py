@@ -56,6 +56,31 @@ class OperatorServiceStub(object):
                 request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksRequest.SerializeToString,
                 response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksResponse.FromString,
                 _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/ListReviews',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.ResolveOrder = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/ResolveOrder',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderResponse.FromString,
+                _registered_method=True)
+        self.PauseSupplier = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/PauseSupplier',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierResponse.FromString,
+                _registered_method=True)
+        self.ResumeSupplier = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/ResumeSupplier',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierResponse.FromString,
+                _registered_method=True)
+        self.ListAuditEntries = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/ListAuditEntries',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer(object):
@@ -106,6 +131,65 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReviews(self, request, context):
+        """Lists the orders of all clients that a person should look at, the one that waits longest first.
+
+        Errors: INVALID_ARGUMENT (also for a page token of another query).
+        cli: rewardctl review list
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveOrder(self, request, context):
+        """Decides about one purchase that a person has to look at, of an order in any state: terminal states change by this
+        alone. The decision is recorded with who took it, when and why, and stands among the purchase's evidence. The client
+        sees what it changes as an update.
+
+        Decide only what is known from the supplier: a purchase called dead that wasn't is money lost.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, NOT_FOUND/PURCHASE_NOT_FOUND,
+        FAILED_PRECONDITION/DECISION_REFUSED (the message says why), UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo. After an
+        answer that was lost look at the order first: a decision that was taken is refused when it comes again.
+        cli: rewardctl review resolve ORDER_ID PURCHASE_NUMBER
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseSupplier(self, request, context):
+        """Pauses a supplier account until ResumeSupplier, also over restarts: nothing new is sent to it. Orders that wait for it
+        go on waiting until their sending deadlines; what was sent is looked at as before. Products that only paused accounts
+        sell aren't orderable. Pausing a paused account changes the reason.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/SUPPLIER_NOT_FOUND, UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo.
+        cli: rewardctl suppliers pause ACCOUNT
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeSupplier(self, request, context):
+        """Ends the pause of a supplier account at once, whether an operator made it or the supplier's refusing us: what waits is
+        sent.
+
+        Errors: as PauseSupplier.
+        cli: rewardctl suppliers resume ACCOUNT
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEntries(self, request, context):
+        """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+
+        Errors: INVALID_ARGUMENT (also for a page token of another query).
+        cli: rewardctl review audit
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +212,31 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListCallbacks,
                     request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksRequest.FromString,
                     response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'ResolveOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveOrder,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderResponse.SerializeToString,
+            ),
+            'PauseSupplier': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseSupplier,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierResponse.SerializeToString,
+            ),
+            'ResumeSupplier': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeSupplier,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierResponse.SerializeToString,
+            ),
+            'ListAuditEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEntries,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -240,6 +349,141 @@ class OperatorService(object):
             '/rewardservice.v1.OperatorService/ListCallbacks',
             rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksRequest.SerializeToString,
             rewardservice_dot_v1_dot_operator__service__pb2.ListCallbacksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/ListReviews',
+            rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/ResolveOrder',
+            rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.ResolveOrderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseSupplier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/PauseSupplier',
+            rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.PauseSupplierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeSupplier(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/ResumeSupplier',
+            rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.ResumeSupplierResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/ListAuditEntries',
+            rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

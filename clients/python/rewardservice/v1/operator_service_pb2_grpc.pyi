@@ -62,6 +62,45 @@ class OperatorServiceStub:
     Errors: INVALID_ARGUMENT (also for a page token of another query), NOT_FOUND/SUPPLIER_NOT_FOUND.
     cli: rewardctl suppliers callbacks ACCOUNT
     """
+    ListReviews: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListReviewsRequest, _operator_service_pb2.ListReviewsResponse]
+    """Lists the orders of all clients that a person should look at, the one that waits longest first.
+
+    Errors: INVALID_ARGUMENT (also for a page token of another query).
+    cli: rewardctl review list
+    """
+    ResolveOrder: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ResolveOrderRequest, _operator_service_pb2.ResolveOrderResponse]
+    """Decides about one purchase that a person has to look at, of an order in any state: terminal states change by this
+    alone. The decision is recorded with who took it, when and why, and stands among the purchase's evidence. The client
+    sees what it changes as an update.
+
+    Decide only what is known from the supplier: a purchase called dead that wasn't is money lost.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, NOT_FOUND/PURCHASE_NOT_FOUND,
+    FAILED_PRECONDITION/DECISION_REFUSED (the message says why), UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo. After an
+    answer that was lost look at the order first: a decision that was taken is refused when it comes again.
+    cli: rewardctl review resolve ORDER_ID PURCHASE_NUMBER
+    """
+    PauseSupplier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.PauseSupplierRequest, _operator_service_pb2.PauseSupplierResponse]
+    """Pauses a supplier account until ResumeSupplier, also over restarts: nothing new is sent to it. Orders that wait for it
+    go on waiting until their sending deadlines; what was sent is looked at as before. Products that only paused accounts
+    sell aren't orderable. Pausing a paused account changes the reason.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/SUPPLIER_NOT_FOUND, UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo.
+    cli: rewardctl suppliers pause ACCOUNT
+    """
+    ResumeSupplier: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeSupplierRequest, _operator_service_pb2.ResumeSupplierResponse]
+    """Ends the pause of a supplier account at once, whether an operator made it or the supplier's refusing us: what waits is
+    sent.
+
+    Errors: as PauseSupplier.
+    cli: rewardctl suppliers resume ACCOUNT
+    """
+    ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditEntriesRequest, _operator_service_pb2.ListAuditEntriesResponse]
+    """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+
+    Errors: INVALID_ARGUMENT (also for a page token of another query).
+    cli: rewardctl review audit
+    """
 
 @_typing.type_check_only
 class OperatorServiceAsyncStub(OperatorServiceStub):
@@ -96,6 +135,45 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
 
     Errors: INVALID_ARGUMENT (also for a page token of another query), NOT_FOUND/SUPPLIER_NOT_FOUND.
     cli: rewardctl suppliers callbacks ACCOUNT
+    """
+    ListReviews: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListReviewsRequest, _operator_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
+    """Lists the orders of all clients that a person should look at, the one that waits longest first.
+
+    Errors: INVALID_ARGUMENT (also for a page token of another query).
+    cli: rewardctl review list
+    """
+    ResolveOrder: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResolveOrderRequest, _operator_service_pb2.ResolveOrderResponse]  # type: ignore[assignment]
+    """Decides about one purchase that a person has to look at, of an order in any state: terminal states change by this
+    alone. The decision is recorded with who took it, when and why, and stands among the purchase's evidence. The client
+    sees what it changes as an update.
+
+    Decide only what is known from the supplier: a purchase called dead that wasn't is money lost.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, NOT_FOUND/PURCHASE_NOT_FOUND,
+    FAILED_PRECONDITION/DECISION_REFUSED (the message says why), UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo. After an
+    answer that was lost look at the order first: a decision that was taken is refused when it comes again.
+    cli: rewardctl review resolve ORDER_ID PURCHASE_NUMBER
+    """
+    PauseSupplier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.PauseSupplierRequest, _operator_service_pb2.PauseSupplierResponse]  # type: ignore[assignment]
+    """Pauses a supplier account until ResumeSupplier, also over restarts: nothing new is sent to it. Orders that wait for it
+    go on waiting until their sending deadlines; what was sent is looked at as before. Products that only paused accounts
+    sell aren't orderable. Pausing a paused account changes the reason.
+
+    Errors: INVALID_ARGUMENT, NOT_FOUND/SUPPLIER_NOT_FOUND, UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo.
+    cli: rewardctl suppliers pause ACCOUNT
+    """
+    ResumeSupplier: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ResumeSupplierRequest, _operator_service_pb2.ResumeSupplierResponse]  # type: ignore[assignment]
+    """Ends the pause of a supplier account at once, whether an operator made it or the supplier's refusing us: what waits is
+    sent.
+
+    Errors: as PauseSupplier.
+    cli: rewardctl suppliers resume ACCOUNT
+    """
+    ListAuditEntries: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditEntriesRequest, _operator_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
+    """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+
+    Errors: INVALID_ARGUMENT (also for a page token of another query).
+    cli: rewardctl review audit
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +230,75 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (also for a page token of another query), NOT_FOUND/SUPPLIER_NOT_FOUND.
         cli: rewardctl suppliers callbacks ACCOUNT
+        """
+
+    @_abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: _operator_service_pb2.ListReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ListReviewsResponse, _abc.Awaitable[_operator_service_pb2.ListReviewsResponse]]:
+        """Lists the orders of all clients that a person should look at, the one that waits longest first.
+
+        Errors: INVALID_ARGUMENT (also for a page token of another query).
+        cli: rewardctl review list
+        """
+
+    @_abc_1.abstractmethod
+    def ResolveOrder(
+        self,
+        request: _operator_service_pb2.ResolveOrderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ResolveOrderResponse, _abc.Awaitable[_operator_service_pb2.ResolveOrderResponse]]:
+        """Decides about one purchase that a person has to look at, of an order in any state: terminal states change by this
+        alone. The decision is recorded with who took it, when and why, and stands among the purchase's evidence. The client
+        sees what it changes as an update.
+
+        Decide only what is known from the supplier: a purchase called dead that wasn't is money lost.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/ORDER_NOT_FOUND, NOT_FOUND/PURCHASE_NOT_FOUND,
+        FAILED_PRECONDITION/DECISION_REFUSED (the message says why), UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo. After an
+        answer that was lost look at the order first: a decision that was taken is refused when it comes again.
+        cli: rewardctl review resolve ORDER_ID PURCHASE_NUMBER
+        """
+
+    @_abc_1.abstractmethod
+    def PauseSupplier(
+        self,
+        request: _operator_service_pb2.PauseSupplierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.PauseSupplierResponse, _abc.Awaitable[_operator_service_pb2.PauseSupplierResponse]]:
+        """Pauses a supplier account until ResumeSupplier, also over restarts: nothing new is sent to it. Orders that wait for it
+        go on waiting until their sending deadlines; what was sent is looked at as before. Products that only paused accounts
+        sell aren't orderable. Pausing a paused account changes the reason.
+
+        Errors: INVALID_ARGUMENT, NOT_FOUND/SUPPLIER_NOT_FOUND, UNAVAILABLE/STORE_UNAVAILABLE with RetryInfo.
+        cli: rewardctl suppliers pause ACCOUNT
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeSupplier(
+        self,
+        request: _operator_service_pb2.ResumeSupplierRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ResumeSupplierResponse, _abc.Awaitable[_operator_service_pb2.ResumeSupplierResponse]]:
+        """Ends the pause of a supplier account at once, whether an operator made it or the supplier's refusing us: what waits is
+        sent.
+
+        Errors: as PauseSupplier.
+        cli: rewardctl suppliers resume ACCOUNT
+        """
+
+    @_abc_1.abstractmethod
+    def ListAuditEntries(
+        self,
+        request: _operator_service_pb2.ListAuditEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_operator_service_pb2.ListAuditEntriesResponse]]:
+        """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+
+        Errors: INVALID_ARGUMENT (also for a page token of another query).
+        cli: rewardctl review audit
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

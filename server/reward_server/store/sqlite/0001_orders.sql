@@ -27,6 +27,8 @@ CREATE TABLE orders (
   created_at      INTEGER NOT NULL,
   -- The position of its last update in the client's log.
   last_position   INTEGER NOT NULL CHECK (last_position > 0),
+  -- Since when a person should look at it, milliseconds; 0: nobody needs to.
+  review_since    INTEGER NOT NULL CHECK (review_since >= 0),
   revision        INTEGER NOT NULL CHECK (revision > 0),
   body            BLOB    NOT NULL,
   PRIMARY KEY (client_id, order_id),
@@ -38,6 +40,9 @@ CREATE UNIQUE INDEX orders_by_id ON orders (order_id);
 
 -- Counting what is under way must not cost more as the settled orders pile up.
 CREATE INDEX orders_open ON orders (state) WHERE open = 1;
+
+-- Nor must what waits for a person.
+CREATE INDEX orders_in_review ON orders (review_since, order_id) WHERE review_since > 0;
 
 -- Nor must a snapshot.
 CREATE INDEX orders_listed ON orders (client_id, order_id) WHERE listed = 1;
@@ -115,6 +120,26 @@ CREATE TABLE callbacks (
 -- Operators read them newest first, and mostly those that are about none of our orders.
 CREATE INDEX callbacks_by_time ON callbacks (account, at, digest);
 CREATE INDEX callbacks_unknown ON callbacks (account, at, digest) WHERE order_id = '';
+
+-- Supplier accounts that operators paused.
+CREATE TABLE holds (
+  account TEXT    NOT NULL PRIMARY KEY,
+  at      INTEGER NOT NULL,
+  by      TEXT    NOT NULL,
+  reason  TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- What operators decided; only ever added to.
+CREATE TABLE audit (
+  entry_id INTEGER PRIMARY KEY,
+  at       INTEGER NOT NULL,
+  by       TEXT    NOT NULL,
+  what     TEXT    NOT NULL,
+  account  TEXT    NOT NULL,
+  order_id TEXT    NOT NULL,
+  number   TEXT    NOT NULL,
+  reason   TEXT    NOT NULL
+) STRICT;
 
 -- The clients' data keys, wrapped; `place` counts a client's keys from 1.
 CREATE TABLE data_keys (

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from reward_server import probes
 from reward_server.store import StoreBroken, StoreError, StoreUnavailable, Update, UpdateListener
 from reward_server.store.sqlite.failures import store_error
 
@@ -130,6 +131,7 @@ class GroupCommit:
             return self._fail(batch, self._broken_by)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            probes.probe("commit.begun")
             for member in batch:
                 member.run(self._connection)
         except Exception as error:
@@ -154,12 +156,15 @@ class GroupCommit:
         self.on_commit(len(batch))
         # Listeners first: whoever waits for the write finds the streams already told.
         self._announce([update for member in batch for update in member.updates])
+        probes.probe("commit.told")
         for member in batch:
             member.succeed()
         return None
 
     def _commit_now(self) -> None:
+        probes.probe("commit.ready")
         self._connection.execute("COMMIT")
+        probes.probe("commit.done")
 
     def _roll_back(self) -> None:
         # SQLite ends the transaction by itself on some errors.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import apsw
 
+from reward_server import probes
 from reward_server.store import StoreRefused
 from reward_server.store.migrations import Applied, Migration, load_migrations, pending
 from reward_server.store.sqlite.group import Commit
@@ -124,11 +125,15 @@ def _migrate(writer: apsw.Connection, migrations: tuple[Migration, ...]) -> None
     run(writer, "create_schema")
     applied = [Applied(*row) for row in run(writer, "applied_migrations")]
     for migration in pending(migrations, applied):
+        probes.probe("migrate.begin")
         # All of a migration or nothing; a process that dies in between leaves the former schema.
         with writer:
             writer.execute(migration.sql).fetchall()
+            probes.probe("migrate.applied")
             row = (migration.number, migration.sha256, int(time.time() * 1000), migration.oldest_program_schema)
             run(writer, "record_migration", *row)
+            probes.probe("migrate.recorded")
+        probes.probe("migrate.done")
 
 
 def _epoch(writer: apsw.Connection) -> int:

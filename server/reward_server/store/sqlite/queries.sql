@@ -26,16 +26,16 @@ SELECT value FROM meta WHERE key = 'epoch';
 -- The position is looked up here and written to the head only if a row came back: the loser of a race for a
 -- client_order_id leaves no gap. A known order_id under another client_order_id is a defect and fails loudly.
 INSERT INTO orders (client_id, order_id, client_order_id, product_id, accounts, state, open, listed, created_at,
-                    last_position, revision, body)
+                    last_position, review_since, revision, body)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 1, ?8,
-        coalesce((SELECT position FROM heads WHERE client_id = ?1), 0) + 1, ?9, ?10)
+        coalesce((SELECT position FROM heads WHERE client_id = ?1), 0) + 1, ?9, ?10, ?11)
 ON CONFLICT (client_id, client_order_id) DO NOTHING
 RETURNING last_position;
 
 -- save_order --
 -- The revision is the fence. ?9 says whether the change is visible and so takes the next position.
 UPDATE orders
-SET accounts = ?3, state = ?4, open = ?5, revision = ?6, body = ?7, listed = max(listed, ?5, ?9),
+SET accounts = ?3, state = ?4, open = ?5, revision = ?6, body = ?7, listed = max(listed, ?5, ?9), review_since = ?10,
     last_position = iif(?9, (SELECT position FROM heads WHERE client_id = ?1) + 1, last_position)
 WHERE client_id = ?1 AND order_id = ?2 AND revision = ?8
 RETURNING last_position;
@@ -59,6 +59,33 @@ WHERE state <> excluded.state OR open <> excluded.open OR watch_until <> exclude
 -- add_card --
 -- A place that is taken is a defect and fails: nothing is ever written over a card.
 INSERT INTO cards (client_id, order_id, card_no, version, number, hidden, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+
+-- release_card --
+-- Shown from now on: as of the version that releases it.
+UPDATE cards SET hidden = 0, version = ?4 WHERE client_id = ?1 AND order_id = ?2 AND card_no = ?3 AND hidden = 1
+RETURNING 1;
+
+-- add_audit --
+INSERT INTO audit (at, by, what, account, order_id, number, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+
+-- audit --
+SELECT entry_id, at, by, what, account, order_id, number, reason FROM audit
+WHERE entry_id < ?1 ORDER BY entry_id DESC LIMIT ?2;
+
+-- reviews --
+SELECT body FROM orders
+WHERE review_since > 0 AND (review_since, order_id) > (?1, ?2)
+ORDER BY review_since, order_id LIMIT ?3;
+
+-- put_hold --
+INSERT INTO holds (account, at, by, reason) VALUES (?1, ?2, ?3, ?4)
+ON CONFLICT (account) DO UPDATE SET at = excluded.at, by = excluded.by, reason = excluded.reason;
+
+-- end_hold --
+DELETE FROM holds WHERE account = ?1;
+
+-- holds --
+SELECT account, at, by, reason FROM holds WHERE account > ?1 ORDER BY account;
 
 -- keep_answer --
 INSERT INTO answers (client_id, order_id, number, at, source, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6);

@@ -11,16 +11,19 @@ import msgspec
 
 from reward_server.domain.order import Order, OrderState, PurchaseState, Source
 from reward_server.store import (
+    AuditEntry,
     CallbackPlace,
     CallbackQuery,
     CallbackRecord,
     Change,
     Created,
     Head,
+    Hold,
     KeptAnswer,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
+    ReviewPlace,
     SealedCard,
     SealedToken,
     SnapshotQuery,
@@ -42,6 +45,7 @@ _ANSWERS_LIMIT = 200
 
 _AFTER_EVERY_ID = "\U0010ffff"
 _AFTER_EVERY_CALLBACK = CallbackPlace(2**62, b"")
+_AFTER_EVERY_ENTRY = 2**62
 
 
 class SqliteStore:
@@ -148,6 +152,51 @@ class SqliteStore:
         """The answers kept for an order, the oldest first."""
         rows = self._read("answers", client_id, order_id, _ANSWERS_LIMIT)
         return [KeptAnswer(number, at, Source(source), sealed) for number, at, source, sealed in rows]
+
+    # --- Operators --------------------------------------------------------------------------------------------------
+
+    async def reviews(self, after: ReviewPlace, limit: int) -> list[Order]:
+        """One page of the orders that a person should look at: who waits longest comes first."""
+        return [decode_order(row[0]) for row in self._read("reviews", after.since, after.order_id, limit)]
+
+    async def hold(self, hold: Hold, audit: AuditEntry) -> None:
+        """Stores an operator's pause of an account with its record."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> None:
+            run(connection, "put_hold", hold.account, hold.at, hold.by, hold.reason)
+            writing.add_audit(connection, audit)
+
+        await self._group.submit(work)
+
+    async def end_hold(self, audit: AuditEntry) -> None:
+        """Ends the pause of the record's account, if there is one, with its record."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> None:
+            run(connection, "end_hold", audit.account)
+            writing.add_audit(connection, audit)
+
+        await self._group.submit(work)
+
+    async def holds(self) -> list[Hold]:
+        """The accounts that operators paused."""
+        return [Hold(*row) for row in self._read("holds", "")]
+
+    async def audit(self, before: int, limit: int) -> list[AuditEntry]:
+        """One page of the operators' decisions, newest first."""
+        rows = self._read("audit", before or _AFTER_EVERY_ENTRY, limit)
+        return [
+            AuditEntry(
+                entry_id=entry_id,
+                at=at,
+                by=by,
+                what=what,
+                account=account,
+                order_id=order_id,
+                number=number,
+                reason=reason,
+            )
+            for entry_id, at, by, what, account, order_id, number, reason in rows
+        ]
 
     # --- The log ----------------------------------------------------------------------------------------------------
 

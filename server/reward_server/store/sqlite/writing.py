@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import apsw
 
 from reward_server.domain.order import Order
-from reward_server.store import Change, Created, Head, Update
+from reward_server.store import AuditEntry, Change, Created, Head, StoreError, Update
 from reward_server.store.codec import decode_order
 from reward_server.store.sqlite.sql import STATEMENTS, Row, run
 
@@ -23,6 +23,7 @@ def create(connection: apsw.Connection, updates: list[Update], order: Order, bod
         order.state,
         not order.state.is_terminal,
         order.created_at,
+        order.review_since,
         order.revision,
         body,
     )
@@ -51,6 +52,7 @@ def save(connection: apsw.Connection, updates: list[Update], change: Change, bod
         body,
         order.revision - 1,
         change.visible,
+        order.review_since,
     )
     if not saved:
         return False
@@ -60,9 +62,20 @@ def save(connection: apsw.Connection, updates: list[Update], change: Change, bod
     key = (order.client_id, order.order_id)
     for card in change.cards:
         run(connection, "add_card", *key, card.card_no, card.version, card.number, card.hidden, card.sealed)
+    for card_no in change.released:
+        if not run(connection, "release_card", *key, card_no, order.version):
+            raise StoreError(f"card {card_no} of order {order.order_id} is no hidden card")
     for answer in change.answers:
         run(connection, "keep_answer", *key, answer.number, answer.at, answer.source, answer.sealed)
+    if change.audit is not None:
+        add_audit(connection, change.audit)
     return True
+
+
+def add_audit(connection: apsw.Connection, entry: AuditEntry) -> None:
+    """Adds an operator's decision to the record of them."""
+    where = (entry.account, entry.order_id, entry.number)
+    run(connection, "add_audit", entry.at, entry.by, entry.what, *where, entry.reason)
 
 
 def prune(connection: apsw.Connection, client_id: str, before: int, limit: int) -> int:
