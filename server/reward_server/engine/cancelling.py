@@ -126,7 +126,8 @@ class Cancels:
         call = self._build(account, order, number)
         if call is None:
             return Unclear("the supplier doesn't offer it any more")
-        reply = await account.look_side.ask(call.request)
+        async with account.looks:
+            reply = await account.look_side.ask(call.request)
         answer: CancelAnswer
         if isinstance(reply, HttpReply):
             try:
