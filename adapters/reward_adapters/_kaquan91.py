@@ -147,9 +147,11 @@ _ABOUT = (
 )
 _MISSING = r"(?:未找到|没有找到|找不到|查无|不存在)"
 _ORDER = r"(?:订单|单号|out_order_id|order)(?:号|编号|信息|数据|记录)?"
+_ENDS = r"(?![\u4e00-\u9fff])"
+"""No Chinese text goes on: "订单不存在售后" and "无此订单操作权限" are about something else."""
 _UNKNOWN_NUMBER = re.compile(
-    rf"{_ORDER}[\s:：*【】\[\]]*(?:{_MISSING}|not found|does not exist)"
-    rf"|(?:{_MISSING}|无)(?:该|此|这个|相关|对应)?{_ORDER}",
+    rf"{_ORDER}[\s:：*【】\[\]]*(?:{_MISSING}|not found|does not exist){_ENDS}"
+    rf"|(?:{_MISSING}|无)(?:该|此|这个|相关|对应)?{_ORDER}{_ENDS}",
     re.IGNORECASE,
 )
 _GOODS = r"(?:产品|商品|卡券|card_id)(?:id|编号|信息)?"

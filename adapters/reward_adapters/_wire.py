@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 from zoneinfo import ZoneInfo
 
+from reward_adapters import scrubbing
 from reward_adapters.contract import (
     Callback,
     HttpReply,
@@ -26,15 +27,13 @@ from reward_adapters.contract import (
     Unclear,
 )
 from reward_adapters.money import Money, fen, yuan
+from reward_adapters.scrubbing import MESSAGE_LENGTH
 
 FORM = "application/x-www-form-urlencoded; charset=UTF-8"
 JSON = "application/json; charset=utf-8"
 
 Encoding: TypeAlias = Literal["form", "json"]
 
-MESSAGE_LENGTH = 200
-"""More of a supplier's text than this is not kept."""
-_TELLING = re.compile(r"[0-9A-Za-z+_-]{5,}")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 _MINUTE = 60.0
@@ -161,16 +160,11 @@ def same_text(ours: str, theirs: object) -> bool:
 
 
 def scrub(message: object, *hidden: str | None) -> str:
-    """A supplier's text fit for logs: one short line, without the values given and without anything like a number.
+    """A supplier's text fit for logs: one short line, without the values given and without anything like a secret.
 
-    Suppliers quote what they were sent, so a recipient, a token or a card may stand in an error text. Runs of 5 or more
-    letters and digits are masked when they hold a digit.
+    Suppliers quote what they were sent, so a recipient, a token or a card may stand in an error text.
     """
-    line = _one_line(message)
-    for value in sorted(filter(None, hidden), key=len, reverse=True):
-        line = line.replace(value, "***")
-    line = _TELLING.sub(lambda run: "***" if any(c.isdigit() for c in run[0]) else run[0], line)
-    return line[:MESSAGE_LENGTH]
+    return scrubbing.scrub(text(message), *hidden)
 
 
 def title(name: object) -> str:

@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
-from reward_adapters._wire import amount, count, known_details, scrub, text
+from reward_adapters._wire import amount, count, known_details, scrub, text, title
 from reward_adapters.contract import (
     Absent,
     Accepted,
@@ -480,7 +480,7 @@ def show_price(price: Money, left: int | None) -> str:
 
 def read_hours(listed: object) -> str:
     """Hours of warranty for people. The form of the field isn't documented: a list, a number and a text are read."""
-    return scrub(", ".join(filter(None, map(text, listed)))) if isinstance(listed, list) else scrub(listed)
+    return title(", ".join(filter(None, map(text, listed))) if isinstance(listed, list) else listed)
 
 
 ADAPTER = Adapter(config=Config, supplier=Kaquan91Card)

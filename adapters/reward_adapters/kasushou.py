@@ -148,9 +148,12 @@ GOODS_TYPES: Mapping[str, str] = {"1": "card", "2": "virtual", "3": "physical"}
 PRODUCT_GONE = re.compile(r"商品(不存在|已?被?删除)|^(no such|unknown) (goods|product)", re.IGNORECASE)
 """Texts for a product that the shop doesn't have. Not documented; assumed because clients look for them."""
 
-NOT_REQUIRED = frozenset({"", "0", "false", "no", "none", "null"})
-"""Values of `vali` in an order form by which a field may stay empty. Not documented (page 151 names the field only);
-assumed: it names how the field is checked, as in `required` or `phone`, and without a check anything will do."""
+NOT_REQUIRED = frozenset(
+    {"", "0", "false", "no", "none", "null", "nullable", "optional", "可选", "可空", "选填", "非必填"}
+)
+"""Values of `vali` in an order form, or parts of it as in `nullable|phone`, by which a field may stay empty. Not
+documented (page 151 names the field only); assumed: it names how the field is checked, as in `required` or `phone`, and
+without a check anything will do."""
 CHOICE_TYPES = frozenset({"select", "radio"})
 """Types of form fields that take exactly one of their options. Source: page 45. Check boxes take several and cascades
 are nested: for these any value is let through."""
@@ -595,10 +598,16 @@ def read_form_entry(entry: object) -> FormEntry | None:
     return FormEntry(
         key=key,
         label=title(entry.get("name")) or key,
-        required=vali.strip().lower() not in NOT_REQUIRED if isinstance(vali, str) else bool(vali),
+        required=_is_required(vali),
         options=read_options(entry.get("options")) if kind in CHOICE_TYPES else (),
         hint=title(entry.get("tip")),
     )
+
+
+def _is_required(vali: object) -> bool:
+    if not isinstance(vali, str):
+        return bool(vali)
+    return not any(part.strip().lower() in NOT_REQUIRED for part in re.split(r"[|,，]", vali))
 
 
 def read_options(options: object) -> tuple[str, ...]:

@@ -1,39 +1,67 @@
 """What a supplier sent, fit for people who must not see cards: its structure, its codes and its words without values.
 
 An answer that wasn't understood is kept because a paid card may be inside, so nothing of it is shown that could be a
-part of one. What is shown is chosen, not what is hidden: names of fields, truth values, short codes, and plain words of
-messages. Everything else becomes its length. Whatever isn't JSON or a form is described, never quoted.
+part of one. What is shown is chosen, not what is hidden: names of fields that look like names, truth values, short
+codes where codes are due, and plain words of messages. Everything else becomes its length. What is shown of codes is
+counted over the whole outline, so that a card that is split over many places never adds up. Whatever isn't JSON or a
+form is described, never quoted.
 """
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import TypeAlias
 from urllib.parse import parse_qsl
 
+from reward_adapters.scrubbing import code_characters, known, scrub
+
 MAX_BYTES = 4_096
 """Bytes of an outline, in UTF-8."""
-MAX_READ = 262_144
-"""Bytes of what is read for one; larger bodies are described by their size."""
+MAX_READ = 32_768
+"""Bytes of what is read for one; larger bodies are described by their size. Outlines are made on the event loop."""
 MAX_DEPTH = 12
 MAX_ITEMS = 20
 """Entries shown of a list, and five times as many fields of an object."""
 MAX_MESSAGE = 300
 """Characters shown of a message."""
-SHORT = 4
-"""Characters of a text, or digits of a number, that are no secret wherever they stand."""
 CODE_DIGITS = 6
 """Digits of a whole number under a key that says "code", outermost: suppliers number their errors with up to six."""
-TINY = 2
-"""Characters shown of the entries of a list, and of the few fields that are shown of a card (its state)."""
+INNER_DIGITS = 3
+"""The same further inside."""
+CARD_DIGITS = 2
+"""The same of the few fields that are shown of a card (its state)."""
+SHOWN_CODES = 8
+"""Digits and capitals of codes that an outline shows in all: fewer than cards have."""
+SHOWN_IN_MESSAGES = 5
+"""Those of them that may stand in messages."""
+SHOWN_IN_KEYS = 4
+"""Digits that the names of fields show in all, beside those."""
 HIDDEN = "<hidden>"
 
-_KEY = re.compile(r"[A-Za-z_][A-Za-z_-]*[0-9]{0,2}")
-_MAX_KEY = 32
-_FORM_KEY = re.compile(r"[a-z_][A-Za-z_]*[0-9]{0,2}(\[[0-9]{0,2}\])?")
-_CODES = frozenset({"code", "err_code", "errcode", "error_code", "result_code", "ret", "status", "state", "sub_code"})
+_KEY = re.compile(r"_?[a-z]+(_[a-z]+)*_?([A-Z][a-z]{2,})*(Id|ID|No|Sn|SN)?[0-9]{0,2}")
+_MAX_KEY = 40
+_FORM_KEY = re.compile(r"[A-Za-z_]+[0-9]{0,2}(\[[0-9]{0,2}\])?")
+_CODES = frozenset(
+    {
+        *(
+            "code",
+            "err_code",
+            "errcode",
+            "errno",
+            "error_code",
+            "errorcode",
+            "http_status",
+            "result_code",
+            "resultcode",
+        ),
+        *("ret", "ret_code", "retcode", "return_code", "sub_code"),
+        *("kind", "order_state", "order_status", "orderstatus", "pay_status", "state", "status", "status_code", "type"),
+        *("ok", "succeed", "success", "suceess"),
+    }
+)
+_OF_CARDS = frozenset({"kind", "state", "status", "type"})
 _MESSAGES = frozenset(
     {"msg", "message", "error", "error_description", "errmsg", "err_msg", "reason", "sub_msg", "systemmsg"}
 )
@@ -41,13 +69,13 @@ _SECRETS = re.compile(
     r"account|attach|auth|card|cdk|coupon|cvv|key|link|mail|mobile|name|openid|pass|phone|pin$|pwd|pws|qr|receive"
     r"|recharge|recipient|redeem|secret|serial|sign|tel$|token|url|user|voucher"
 )
-_OF_CARDS = frozenset({"count", "num", "number", "quantity", "state", "status", "type"})
-
-_RUN = re.compile(r"[!-~]+")
-_WORD = re.compile(r"[\"'(\[<]?[A-Za-z]?[a-z]+([_'-][a-z]+)*[\"')\]>]?[.,:;!?]*|[A-Z]{1,3}|[^0-9A-Za-z]{1,4}")
-_MAX_WORD = 24
-_SHORT_DIGITS = 6
-"""Digits that a message may hold in all: groups of four make a card's number."""
+_CARD_KEYS = _OF_CARDS | {
+    *("card_id", "card_link", "card_no", "card_num", "card_number", "card_pass", "card_password", "card_pwd"),
+    *("card_pws", "card_secret", "card_type", "cardlist", "card_list", "cards", "code", "count", "data", "end_time"),
+    *("expire", "expire_time", "id", "info", "link", "list", "no", "num", "number", "password", "pin", "pwd", "qr"),
+    *("qr_url", "quantity", "secret", "token", "url"),
+}
+"""Names of fields that are shown around cards, where another name could be a card itself."""
 
 
 class _Number(str):
@@ -115,11 +143,38 @@ def _form_fields(text: str) -> dict[str, Value] | None:
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _Room:
+    """How much of codes an outline may still show. Every place where one can stand takes from the same room."""
+
+    codes: int = SHOWN_CODES
+    messages: int = SHOWN_IN_MESSAGES
+    keys: int = SHOWN_IN_KEYS
+
+    def code(self, digits: int) -> bool:
+        """Whether a code of so many digits may be shown; it is counted then."""
+        fits = digits <= self.codes
+        self.codes -= digits if fits else 0
+        return fits
+
+    def message(self, characters: int) -> bool:
+        """Whether a message with so many letters and digits of codes may be shown."""
+        fits = characters <= self.messages and self.code(characters)
+        self.messages -= characters if fits else 0
+        return fits
+
+    def key(self, digits: int) -> bool:
+        """Whether the name of a field with so many digits may be shown."""
+        fits = digits <= self.keys
+        self.keys -= digits if fits else 0
+        return fits
+
+
 def _show(value: Value) -> str:
     """The outline of a whole value. It is made piece by piece and no longer than it can be shown."""
     pieces: list[str] = []
     size = 0
-    for piece in _pieces(value, "", inside=False, depth=0):
+    for piece in _pieces(value, "", _Room(), inside=False, depth=0):
         pieces.append(piece)
         size += len(piece)
         if size > MAX_BYTES:
@@ -127,21 +182,25 @@ def _show(value: Value) -> str:
     return "".join(pieces)
 
 
-def _pieces(value: Value, key: str, *, inside: bool, depth: int, in_list: bool = False) -> Iterator[str]:
+def _pieces(value: Value, key: str, room: _Room, *, inside: bool, depth: int, in_list: bool = False) -> Iterator[str]:
     """The outline of a value under a key (in lower case); `inside` is whether a key around it was a card's."""
     inside = inside or bool(key and _SECRETS.search(key) and key not in _MESSAGES)
     items: Iterator[Iterable[str]]
     if isinstance(value, dict):
         items = (
-            chain([f"{_key(name)}: "], _pieces(item, name.lower(), inside=inside, depth=depth + 1))
+            chain(_key(name, room, inside=inside), _pieces(item, name.lower(), room, inside=inside, depth=depth + 1))
             for name, item in value.items()
         )
         yield from _list(items if depth < MAX_DEPTH else None, len(value), 5 * MAX_ITEMS, "{}")
     elif isinstance(value, list):
-        items = (_pieces(item, key, inside=inside, depth=depth + 1, in_list=True) for item in value)
+        if key in _MESSAGES and not inside and all(isinstance(item, str) for item in value):
+            # One text, or its pieces would add up.
+            yield _message(" ".join(str(item) for item in value[:MAX_ITEMS]), room)
+            return
+        items = (_pieces(item, key, room, inside=inside, depth=depth + 1, in_list=True) for item in value)
         yield from _list(items if depth < MAX_DEPTH else None, len(value), MAX_ITEMS, "[]")
     else:
-        yield _scalar(value, key, inside=inside, is_top=depth == 1, in_list=in_list)
+        yield _scalar(value, key, room, inside=inside, is_top=depth == 1, in_list=in_list)
 
 
 def _list(items: Iterable[Iterable[str]] | None, count: int, most: int, braces: str) -> Iterator[str]:
@@ -160,12 +219,19 @@ def _list(items: Iterable[Iterable[str]] | None, count: int, most: int, braces: 
     yield braces[1]
 
 
-def _key(name: str) -> str:
-    # A card that stands where a field's name should be is no field's name.
-    return f'"{name}"' if _KEY.fullmatch(name) and len(name) <= _MAX_KEY else f"<key of {len(name)} characters>"
+def _key(name: str, room: _Room, *, inside: bool) -> Iterator[str]:
+    """The name of a field and its colon. A card that stands where a name should be is no name."""
+    if inside:
+        is_name = name.lower() in _CARD_KEYS
+    else:
+        is_name = len(name) <= _MAX_KEY and (_KEY.fullmatch(name) is not None or name.lower() in _CODES | _MESSAGES)
+    shown = is_name and room.key(sum(c.isdigit() for c in name))
+    yield f'"{name}": ' if shown else f"<key of {_many(len(name), 'character')}>: "
 
 
-def _scalar(value: _Number | str | bool | None, key: str, *, inside: bool, is_top: bool, in_list: bool) -> str:
+def _scalar(
+    value: _Number | str | bool | None, key: str, room: _Room, *, inside: bool, is_top: bool, in_list: bool
+) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -173,47 +239,41 @@ def _scalar(value: _Number | str | bool | None, key: str, *, inside: bool, is_to
     if value == "":
         return '""'
     if inside:
-        return _quoted(value) if key in _OF_CARDS and len(value) <= TINY else HIDDEN
-    if key in _MESSAGES and not isinstance(value, _Number):
-        return _quoted(scrub(value))
-    digits = sum(c.isdigit() for c in value)
-    if is_top and key in _CODES and digits == len(value.lstrip("-")) <= CODE_DIGITS:
-        return _quoted(value)
-    # In a list the pieces of something longer may stand one after the other.
-    short = TINY if in_list else SHORT
+        return _quoted(value) if key in _OF_CARDS and _is_code(value, CARD_DIGITS, room) and not in_list else HIDDEN
+    if key in _MESSAGES and not in_list and not isinstance(value, _Number):
+        return _message(value, room)
+    if key in _CODES and not in_list:
+        most = CODE_DIGITS if is_top else INNER_DIGITS
+        if known(value) or _is_code(value, most, room):
+            return _quoted(value)
     if isinstance(value, _Number):
-        return value if digits <= short else f"<{digits} digits>"
-    return _quoted(value) if len(value) <= short else f"<{len(value)} characters>"
+        return f"<{_many(sum(c.isdigit() for c in value), 'digit')}>"
+    return f"<{_many(len(value), 'character')}>"
+
+
+def _is_code(value: str, most: int, room: _Room) -> bool:
+    """Whether it is a whole number that may be shown as a code."""
+    digits = value.removeprefix("-")
+    return digits.isascii() and digits.isdecimal() and len(digits) <= most and room.code(len(digits))
+
+
+def _message(text: str, room: _Room) -> str:
+    shown = scrub(text, most=MAX_MESSAGE)
+    if not room.message(code_characters(shown)):
+        shown = scrub(text, most=MAX_MESSAGE, codes=False)
+    return _quoted(shown)
 
 
 def _quoted(value: str) -> str:
     return value if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
 
 
-# --- Words ------------------------------------------------------------------------------------------------------------
-
-
-def scrub(message: str) -> str:
-    """A supplier's message with only its plain words left: one line, at most 300 characters.
-
-    Chinese stays. Of everything written in ASCII only what looks like a word or a short number does: suppliers quote
-    what they were sent, and a recipient, a link or a card may stand in the text of an error.
-    """
-    # Wide letters and digits are letters and digits; Chinese punctuation stays what it is.
-    text = "".join(unicodedata.normalize("NFKC", c) if c.isalnum() else c for c in message[: 4 * MAX_MESSAGE])
-    line = " ".join("".join(c if c.isprintable() and c.isdigit() <= c.isascii() else " " for c in text).split())
-    many = sum(c.isdigit() for c in line) > _SHORT_DIGITS
-    return _cut(_RUN.sub(lambda run: run[0] if _is_plain(run[0], many_digits=many) else "***", line), 3 * MAX_MESSAGE)
-
-
-def _is_plain(run: str, *, many_digits: bool) -> bool:
-    if _WORD.fullmatch(run):
-        return len(run) <= _MAX_WORD
-    return len(run) <= SHORT and not (many_digits and any(c.isdigit() for c in run))
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _bytes(count: int) -> str:
-    return f"{count:,} byte{'' if count == 1 else 's'}"
+    return _many(count, "byte")
 
 
 def _cut(text: str, most: int = MAX_BYTES) -> str:

@@ -825,6 +825,20 @@ def test_a_form_names_what_the_buyer_must_say() -> None:
         assert told(SUPPLIER.order_form("2909", CONTEXT), data) == form
 
 
+@pytest.mark.parametrize(
+    ("vali", "required"),
+    [
+        *((value, True) for value in ("required", "required|phone", "phone", "1", "必填", 1, True)),
+        *((value, False) for value in ("选填", "可选", "Optional", "nullable", "nullable|phone", "0", "false")),
+        *((value, False) for value in (" ", 0, False, None)),
+    ],
+)
+def test_a_field_that_may_stay_empty_is_known_by_its_check(vali: object, required: bool) -> None:
+    """In the words of shops and of their frameworks; a field with any other check must be filled."""
+    (entry,) = told(SUPPLIER.order_form("2909", CONTEXT), [{**FIELD, "vali": vali}])
+    assert entry.required is required
+
+
 @pytest.mark.parametrize("data", [[], None, {}, {"list": []}])
 def test_cards_have_an_empty_form(data: object) -> None:
     """An empty template asks for nothing."""

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc
 import pytest
+from google.type import money_pb2
 
 from rewardservice.cli import run
 from rewardservice.v1 import catalog_service_pb2 as catalog
@@ -137,6 +138,7 @@ async def test_help_names_commands_and_exit_codes(rewardctl: Rewardctl) -> None:
         ("order", "watch", "--resume-token", "t1", "--from-now"),
         ("order", "list", "--state", "sleeping"),
         ("products", "a/1", "--kind", "card"),
+        ("products", "a/1", "--search", "a"),
         ("products", "--output", "xml"),
         ("products", "--server", "rewards.internal:50051"),
         ("products", "--key-file", "/no/such/file"),
@@ -340,16 +342,26 @@ async def test_cards_are_shown_on_request_only(script: Scripted, rewardctl: Rewa
     assert shown.out.splitlines()[-3:] == ["card of A, jd-100", "  number        NO-1", "  secret        SECRET-1"]
 
 
+async def test_products_are_searched_by_id_and_name(script: Scripted, rewardctl: Rewardctl) -> None:
+    """Whatever the letter case."""
+    script.products = [product("jd-100"), product("jd-200"), product("tm-100")]
+    ended = await rewardctl("products", "--search", "JD-")
+    assert [json.loads(line)["product_id"] for line in ended.out.splitlines()] == ["jd-100", "jd-200"]
+
+
 async def test_explained_order(script: Scripted, rewardctl: Rewardctl) -> None:
     """--explain shows the purchases and what is known about them."""
     explained = fulfilled("A")
     purchase = explained.purchases.add(number="01P", supplier="kss_a", state=order_pb2.PURCHASE_STATE_DELIVERED)
     purchase.evidence.add(source="place", outcome="Delivered", detail="code 0")
+    purchase.supplier_reference = "TO0115"
+    purchase.cost.CopyFrom(money_pb2.Money(currency_code="CNY", units=98, nanos=500_000_000))
     script.orders["A"] = explained
 
     ended = await rewardctl("order", "get", "A", "--explain", "--output", "table")
 
     assert "place: Delivered code 0" in ended.out
+    assert "the supplier's number TO0115, charged ¥98.5" in ended.out
 
 
 async def test_cancelled_order(script: Scripted, rewardctl: Rewardctl) -> None:

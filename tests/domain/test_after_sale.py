@@ -179,11 +179,13 @@ def test_the_longest_warranty_says_how_long_we_watch() -> None:
     assert a_delivery(numbered(1)).purchases[0].watch_until == NOW + 24 * HOUR
 
 
-def test_a_warranty_that_is_over_at_delivery_is_not_watched() -> None:
-    """A card that came after a long review, for instance."""
-    order = submitting(Numbers())
-    step = said(order, Delivered(cards=(numbered(1, hours=1),)), NOW + 2 * HOUR)
-    assert step.order.settled_at == NOW + 2 * HOUR
+def test_a_warranty_that_cannot_be_is_not_believed() -> None:
+    """One that was over before the delivery, or ends in a thousand years: watched as long as any purchase."""
+    for hours in (1, 24 * 365 * 900):
+        order = submitting(Numbers())
+        at = NOW + 2 * HOUR
+        step = said(order, Delivered(cards=(numbered(1, hours=hours),)), at)
+        assert (step.order.settled_at, step.order.purchases[0].watch_until) == (0, at + 24 * HOUR)
 
 
 def test_an_order_is_settled_with_its_last_purchase() -> None:

@@ -26,7 +26,7 @@ from reward_server.domain.moves import (
     request_cancel,
     sendable,
 )
-from reward_server.domain.order import FailureReason, Order, OrderState, PurchaseState, ReviewReason
+from reward_server.domain.order import FailureReason, Order, OrderState, PurchaseState, ReviewReason, Source
 
 from .test_moves import NOW, Numbers, around, card, in_state, new_order, submitting
 
@@ -113,13 +113,17 @@ def test_a_part_of_the_money_back_is_for_a_person() -> None:
 
 
 def test_an_acceptance_from_before_the_end_is_no_late_success() -> None:
-    """A look that was under way when the supplier took the order down brings old news; a later one doesn't."""
+    """A look that was under way when the supplier took the order down brings old news, and so does the answer to the
+    purchase itself; a later look doesn't.
+    """
     numbers = Numbers()
     order = after(cancelled(in_state(PurchaseState.ACCEPTED, numbers)), CancelConfirmed())
     taken = Accepted(supplier_reference="S1")
     old = advance(order, "N1", taken, around(numbers, NOW + 5, asked_at=NOW - 5))
     assert (old.news, old.alerts) == (False, ())
-    fresh = advance(order, "N1", taken, around(numbers, NOW + 5, asked_at=NOW + 1))
+    late = advance(order, "N1", taken, around(numbers, NOW + 5, Source.PLACE))
+    assert (late.news, late.alerts) == (False, ())
+    fresh = advance(order, "N1", taken, around(numbers, NOW + 5, Source.QUERY, asked_at=NOW + 1))
     assert [alert.kind for alert in fresh.alerts] == [AlertKind.LATE_SUCCESS]
     assert (fresh.order.state, fresh.order.reviews) == (OrderState.CANCELLED, (ReviewReason.LATE_SUCCESS,))
 

@@ -121,6 +121,9 @@ class Desk:
         self.open = asyncio.Event()
         """While it isn't set the supplier doesn't answer."""
         self.open.set()
+        self.hanging: set[str] = set()
+        """Paths that are answered only when the supplier closes."""
+        self.closing = asyncio.Event()
 
     @property
     def paths(self) -> list[str]:
@@ -132,6 +135,8 @@ class Desk:
         path = request.path.lstrip("/")
         self.asked.append((path, request.headers["X-Token"]))
         await self.open.wait()
+        if path in self.hanging:
+            await self.closing.wait()
         said = self.says.get(path, self.says[path.partition("/")[0]])
         return web.Response(body=said if isinstance(said, bytes) else json.dumps(said).encode())
 
@@ -160,4 +165,5 @@ async def desk() -> AsyncIterator[Desk]:
         yield it
     finally:
         it.open.set()
+        it.closing.set()
         await runner.cleanup()

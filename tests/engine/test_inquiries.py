@@ -432,6 +432,32 @@ async def test_a_supplier_that_cannot_be_reached_is_not_asked_for_every_form(off
     assert one.desk.paths == ["form/1", "form/2", "form/1"]
 
 
+async def test_a_supplier_that_hangs_keeps_no_other_forms_waiting(
+    office: MakeOffice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every account is read at its own pace, and read again while another one still waits for an answer."""
+    monkeypatch.setattr(module, "FORMS_ROUND", 0.01)
+    monkeypatch.setattr(module, "FORMS_EVERY", 0.01)
+    one = await office(topup(an_offer("a", "1")), topup(an_offer("b", "2"), product_id="other"))
+    one.desk.hanging.add("form/1")
+    with running(one.inquiries.keep_forms()), capture_logs():
+        await until(lambda: one.desk.paths.count("form/2") >= 3)
+    assert one.desk.paths.count("form/1") == 1
+
+
+async def test_a_round_ends_at_the_first_form_that_gets_no_answer(office: MakeOffice) -> None:
+    """A hanging supplier isn't waited for once per product; the next round begins with what was never read."""
+    one = await office(topup(an_offer("a", "1"), an_offer("a", "2"), an_offer("a", "3")), read_timeout=0.05)
+    one.desk.hanging.add("form/1")
+    with capture_logs():
+        assert not await one.inquiries._read_forms("a")
+        assert one.desk.paths == ["form/1"]
+        one.clock.advance(module.FORMS_ROUND + 1)
+        assert not await one.inquiries._read_forms("a")
+    assert one.desk.paths == ["form/1", "form/2", "form/3", "form/1"]
+    assert one.value("reward_supplier_calls_total", account="a", operation="form", result="Unclear") == 2
+
+
 async def test_an_order_is_checked_against_the_form_and_a_replay_is_not(office: MakeOffice) -> None:
     """An order that was taken before the form was known stays taken; a new one has to fill it in. Nobody is asked."""
     one = await office(topup(an_offer("a")))

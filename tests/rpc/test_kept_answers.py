@@ -70,3 +70,11 @@ async def test_an_order_without_doubts_has_no_answers(served: World) -> None:
     """Nothing is kept of what was understood."""
     order_id = (await served.api().create()).order.order_id
     assert not (await explained(served, order_id)).answers
+
+
+async def test_of_many_answers_the_latest_are_shown(served: World) -> None:
+    """An order in trouble for days keeps many; what came last tells most."""
+    order_id = (await served.api().create()).order.order_id
+    await keep(served, order_id, *(b'{"code": %d}' % n for n in range(100, 130)))
+    shown = (await explained(served, order_id)).answers
+    assert [answer.outline for answer in shown] == [f'{{"code": {n}}}' for n in range(110, 130)]

@@ -1,21 +1,23 @@
 """Suppliers whose answers are junk, endless, late or from somebody else: nothing crashes, nothing is bought twice, and
 the operator can read what came, without a card in it."""
 
+import asyncio
 import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from reward_sandbox import CANARY, Sandbox, SandboxSettings
 from reward_sandbox.faults import drip, edited, half, html, huge, redirected
-from rewardservice.v1 import order_pb2
+from rewardservice.v1 import catalog_service_pb2, order_pb2
 
-from .harness import OPERATOR, QUICK, Caller, Service, State, caller, certificate, service
+from .harness import OPERATOR, QUICK, Caller, Service, State, caller, certificate, refused, service
 
 CARD = "kasushou/card"
 KIND = "kasushou"
@@ -38,20 +40,25 @@ def evidence(order: order_pb2.Order) -> list[str]:
     return [f"{piece.outcome}: {piece.detail}" for purchase in order.purchases for piece in purchase.evidence]
 
 
-async def test_an_answer_without_end_is_cut_and_asked_after(running: Service, operator: Caller) -> None:
+async def test_an_answer_without_end_is_cut_and_asked_after(tmp_path: Path) -> None:
     """100 MB: a bounded part is read, the order is settled by a look, and memory stays where it was."""
-    running.sandbox.gate(KIND).order("create", huge())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    created = await running.client.create(CARD, "order-1")
-    order = await running.client.until(created.order.order_id)
-    assert State.Name(order.state) == "ORDER_STATE_FULFILLED"
-    (bought,) = running.books(KIND)
-    assert bought["requests"] == 1
-    explained = await operator.get(order.order_id, "EXPLAINED")
-    assert any("more than 1048576 bytes" in piece for piece in evidence(explained))
-    # The sandbox in this process holds the 100 MB twice for a moment; the server adds none of it.
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 450 * 1024
+    patient = {**QUICK, "read_timeout": 20.0, "answer_patience": 40.0}
+    async with (
+        service(tmp_path, kinds=(KIND,), accounts={KIND: patient}, extra='[callbacks]\npublic_url = ""\n') as running,
+        caller(running.place.grpc_port, OPERATOR) as operator,
+    ):
+        running.sandbox.gate(KIND).order("create", huge())
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        created = await running.client.create(CARD, "order-1")
+        order = await running.client.until(created.order.order_id)
+        assert State.Name(order.state) == "ORDER_STATE_FULFILLED"
+        (bought,) = running.books(KIND)
+        assert bought["requests"] == 1
+        explained = await operator.get(order.order_id, "EXPLAINED")
+        assert any("more than 1048576 bytes" in piece for piece in evidence(explained))
+        # The sandbox in this process holds the 100 MB twice for a moment; the server adds none of it.
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 450 * 1024
 
 
 async def test_an_answer_that_drips_is_a_late_one(tmp_path: Path) -> None:
@@ -131,21 +138,62 @@ async def test_a_certificate_of_nobody_is_not_trusted(tmp_path: Path) -> None:
     assert heard == []
 
 
-async def test_the_operator_can_read_what_came_without_a_card_in_it(running: Service, operator: Caller) -> None:
-    """What wasn't understood is kept sealed; its outline tells its shape and size."""
+@pytest.mark.parametrize(
+    "product",
+    ["kuaiduibao/card", "kaquan91_card/type-1", "kaquan91_recharge/topup", "kasushou/card", "dushu/membership"],
+)
+async def test_the_operator_can_read_what_came_without_a_card_in_it(tmp_path: Path, product: str) -> None:
+    """What wasn't understood is kept sealed, at every supplier; its outline tells its shape and size."""
+    kind, _, name = product.partition("/")
+    card = name in ("card", "type-1")
+    recipient = None if card else order_pb2.Recipient(phone=order_pb2.PhoneNumber(number="13800138000"))
     shown = {}
-    for name, fault in (("html", html()), ("half", half()), ("typed", edited("a text", lambda a: {**a, "code": "?"}))):
-        running.sandbox.gate(KIND).order("create", fault)
-        created = await running.client.create(CARD, name)
-        await running.client.until(created.order.order_id)
-        explained = await operator.get(created.order.order_id, "EXPLAINED")
-        (purchase,) = explained.purchases
-        (answer,) = (one for one in purchase.answers if one.source == "place")
-        shown[name] = answer.outline
-        assert answer.size > 0
-        assert CANARY not in str(explained)
-    assert "HTML" in shown["html"]
-    assert "JSON" in shown["half"]
-    assert '"external_orderno": <26 characters>' in shown["typed"]
+    async with (
+        service(tmp_path, kinds=(kind,)) as running,
+        caller(running.place.grpc_port, OPERATOR) as operator,
+    ):
+        for fault in (html(), half(), edited("unknown code", lambda answer: {**answer, "code": "?", "status": "?"})):
+            running.sandbox.gate(kind).order("create", fault)
+            created = await running.client.create(product, fault.name.replace(" ", "-"), recipient=recipient)
+            answer, explained = await kept_answer(operator, created.order.order_id)
+            shown[fault.name] = answer.outline
+            assert answer.size > 0
+            assert CANARY not in str(explained)
+            assert explained.purchases[0].sends == 1
+        assert "HTML" in shown["HTML with HTTP 502"]
+        assert "JSON" in shown["half of the JSON"]
+        assert "characters>" in shown["unknown code"]
+        assert len(running.books(kind)) == len(shown)
     stored = b"".join(file.read_bytes() for file in running.place.folder.glob("reward.db*"))
     assert CANARY.encode() not in stored
+
+
+async def kept_answer(operator: Caller, order_id: str) -> tuple[order_pb2.KeptAnswer, order_pb2.Order]:
+    """The answer to the purchase itself, once it is kept, and the explained order."""
+    while True:
+        explained = await operator.get(order_id, "EXPLAINED")
+        for answer in explained.purchases[0].answers:
+            if answer.source == "place":
+                return answer, explained
+        await asyncio.sleep(0.05)
+
+
+async def test_an_order_form_is_checked_before_anything_is_ordered(running: Service) -> None:
+    """What the shop's template requires beyond the recipient is named at once; nothing goes to the shop."""
+    phone = order_pb2.Recipient(phone=order_pb2.PhoneNumber(number="13800138000"))
+    await until_form_is_known(running)
+    error = await refused(running.client.create("kasushou/topup-form", "order-1", recipient=phone))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "lblName1" in str(error.details())
+    assert running.sandbox.desk(KIND).creates == 0
+
+
+async def until_form_is_known(running: Service) -> None:
+    """Waits for the template that the server asks for in the background."""
+    while True:
+        shown = await running.client.products.GetProduct(
+            catalog_service_pb2.GetProductRequest(product_id="kasushou/topup-form"), metadata=running.client.metadata
+        )
+        if any(entry.key == "lblName1" for entry in shown.product.form):
+            return
+        await asyncio.sleep(0.05)

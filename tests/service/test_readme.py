@@ -64,7 +64,7 @@ def shape(value: Any) -> Any:
         return {name: shape(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [shape(inner) for inner in value]
-    changing = re.compile(r"[0-9A-Z]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z|AQ[\w-]{20,}|CNRY[\w-]+")
+    changing = re.compile(r"AQ[\w-]{20,}|CNRY[\w-]+|[0-9A-Z]{26}|\d{4}-\d\d-\d\dT[0-9:.]+Z")
     return changing.sub("…", value) if isinstance(value, str) else value
 
 

@@ -350,8 +350,13 @@ def _print_purchases(output: Output, order: order_pb2.Order) -> None:
         )
     output.table(purchases)
     for purchase in order.purchases:
-        if purchase.evidence:
-            output.text(Text(f"evidence for {clean(purchase.number)}", style="bold"))
+        facts = [
+            f"the supplier's number {clean(purchase.supplier_reference)}" if purchase.supplier_reference else "",
+            f"charged {_money(purchase.cost)}" if purchase.HasField("cost") else "",
+        ]
+        told = ", ".join(fact for fact in facts if fact)
+        if purchase.evidence or told:
+            output.text(Text(f"evidence for {clean(purchase.number)}" + (f": {told}" if told else ""), style="bold"))
         for e in purchase.evidence:
             output.text(Text(f"  {_time(e.time)} {clean(e.source)}: {clean(e.outcome)} {clean(e.detail)}".rstrip()))
         for item in purchase.review_items:

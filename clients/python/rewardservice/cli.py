@@ -64,6 +64,7 @@ async def list_products(
     /,
     *,
     kind: Literal["card", "coupon", "topup", "membership"] | None = None,
+    search: str | None = None,
     options: Given,
 ) -> int:
     """List what can be ordered, or show one product.
@@ -74,15 +75,19 @@ async def list_products(
         Show this product; all are listed if not given.
     kind
         Only products of this kind.
+    search
+        Only products with this text in their id or name, as in `--search dushu/`.
     """
     if product_id is not None:
-        if kind is not None:
-            raise UsageError("give PRODUCT_ID or --kind, not both")
+        if kind is not None or search is not None:
+            raise UsageError("give PRODUCT_ID, or --kind and --search")
         return await show_product(product_id, options=options)
     output = Output(options.output)
     wanted = order_pb2.ProductKind.Value(f"PRODUCT_KIND_{kind.upper() if kind else 'UNSPECIFIED'}")
     async with options.client() as client:
-        products = [product async for product in client.products(wanted, page_size=200)]
+        listed = [product async for product in client.products(wanted, page_size=200)]
+    text = (search or "").casefold()
+    products = [product for product in listed if text in f"{product.product_id}\n{product.name}".casefold()]
     if output.json:
         for product in products:
             output.message(product)

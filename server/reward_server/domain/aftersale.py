@@ -9,6 +9,9 @@ from dataclasses import replace
 from reward_adapters.contract import AfterSale, Card
 from reward_server.domain.order import PurchaseRecord, ReviewItem, ReviewReason
 
+LONGEST_WATCH_MS = 90 * 86_400_000
+"""A warranty said to end later than this after the delivery isn't believed."""
+
 WORST_FIRST = (AfterSale.REVERSED, AfterSale.DISPUTED, AfterSale.CLOSED_UNCLEAR, AfterSale.WARRANTY)
 
 _DOUBTFUL = frozenset({AfterSale.DISPUTED, AfterSale.CLOSED_UNCLEAR})
@@ -82,9 +85,13 @@ def settle(purchase: PurchaseRecord, at: int) -> PurchaseRecord:
     return purchase if purchase.settled_at else replace(purchase, settled_at=at)
 
 
-def warranty_end(cards: Collection[Card]) -> int:
-    """The latest end of a warranty among cards, in milliseconds; 0 when none has one."""
-    return max((int(1000 * card.warranty_until.timestamp()) for card in cards if card.warranty_until), default=0)
+def warranty_end(cards: Collection[Card], at: int) -> int:
+    """The latest end of a warranty among cards, in milliseconds; 0 when none has one that can be believed.
+
+    One that ended before we heard of it, or ends later than any that is sold, has a wrong date.
+    """
+    ends = [int(1000 * card.warranty_until.timestamp()) for card in cards if card.warranty_until]
+    return max((end for end in ends if at < end <= at + LONGEST_WATCH_MS), default=0)
 
 
 def _reversed(purchase: PurchaseRecord) -> int:

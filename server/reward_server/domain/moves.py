@@ -467,11 +467,11 @@ def note_callback(order: Order, number: str, *, at: int) -> Order:
     purchase = order.purchase(number)
     if purchase.called_back:
         return order
-    return _with_note(
-        order,
-        replace(purchase, called_back=True),
-        Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows"),
-    )
+    noted = replace(purchase, called_back=True)
+    if purchase.state is PurchaseState.WAITING and purchase.sends > 0:
+        # It was sent and refused, or so it seemed: what became of it is asked before anything is sent again.
+        noted = replace(noted, state=PurchaseState.UNKNOWN, written_until=at, updated_at=at)
+    return _with_note(order, noted, Evidence(at, Source.CALLBACK, "CalledBack", "verified; a look follows"), at=at)
 
 
 def dismiss(order: Order, number: str, *, detail: str, at: int) -> Step:
@@ -546,9 +546,10 @@ def note_cancel_answer(order: Order, number: str, *, outcome: str, detail: str, 
     )
 
 
-def _with_note(order: Order, purchase: PurchaseRecord, note: Evidence) -> Order:
-    noted = replace(purchase, evidence=(*purchase.evidence, note)[-EVIDENCE_LIMIT:])
-    return replace(order.with_purchase(noted), revision=order.revision + 1)
+def _with_note(order: Order, purchase: PurchaseRecord, note: Evidence, *, at: int = 0) -> Order:
+    """The order with a note. With `at` the note may have moved the purchase: what the client sees is derived anew."""
+    noted = order.with_purchase(replace(purchase, evidence=(*purchase.evidence, note)[-EVIDENCE_LIMIT:]))
+    return _settle(order, noted, at)[0] if at else replace(noted, revision=order.revision + 1)
 
 
 def sendable(order: Order) -> list[PurchaseRecord]:
@@ -648,6 +649,8 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.STAY:
             if isinstance(event, Unclear) and event.doubt is not None and purchase.state is PurchaseState.DELIVERED:
                 return _contradicted(purchase, event, ReviewReason.CONTRADICTION, event.reason, around)
+            if isinstance(event, Unclear) and around.source is Source.PLACE and purchase.state is PurchaseState.DEAD:
+                return _answered_late(purchase, event, around)
             return _Moved(purchase)
         case Move.ALERT:
             told = f"{purchase.state} purchase, but the supplier says {_name(event)}"
@@ -665,7 +668,7 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.SETTLE:
             return _Moved(aftersale.settle(purchase, around.at))
         case Move.REFUSE:
-            return _refuse(purchase, event)
+            return _refuse(purchase, event, around)
         case Move.REFUND:
             return _refund(order, purchase, event)
         case Move.DOUBT | Move.QUESTION:
@@ -700,6 +703,9 @@ def _wait(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Mov
     token_refused = event.cause is NotSentCause.TOKEN_REFUSED
     if purchase.state is PurchaseState.WAITING:
         return _Moved(replace(purchase, not_before=not_before))
+    if purchase.called_back:
+        # Refused, or so it seems, and yet the supplier knows the number: what became of it is asked, not tried again.
+        return _Moved(replace(purchase, state=PurchaseState.UNKNOWN))
     return _Moved(
         replace(
             purchase,
@@ -747,11 +753,11 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
     cards, prints, of_cards = _listed(event.cards, around)
     wrong = _wrong_cards(purchase, prints, of_cards)
     if wrong is not None:
-        return _review(known, wrong)
+        return replace(_review(known, wrong), note=f"{len(prints)} cards listed for {purchase.quantity}: {wrong}")
     if needs_cards and not prints and event.complete:
         if purchase.state is PurchaseState.SUBMITTING:
             # A callback overtook the answer, which brings the card.
-            return _Moved(replace(purchase, supplier_reference=known.supplier_reference))
+            return _Moved(replace(purchase, supplier_reference=known.supplier_reference, called_back=True))
         return _review(known, ReviewReason.CARD_MISSING)
     new = _new_cards(order, purchase, cards, prints, hidden=False)
     stored = purchase.cards + tuple(
@@ -798,6 +804,10 @@ def _contradicted(
 def _reverse(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
     match event:
         case Refunded(amount=back) | CancelConfirmed(refund=back):
+            if back is not None and back < (purchase.cost or 0):
+                part = f"the supplier returned {show_yuan(back)} of {show_yuan(purchase.cost or Money(0))} yuan"
+                changed = aftersale.with_item(purchase, ReviewReason.PARTIAL_REFUND, around.at, part)
+                return _Moved(changed if changed is purchase else replace(changed, refunded=back))
             told = "the supplier returned the money after the delivery"
             detail = told if back is None else f"{told}: {show_yuan(back)} yuan"
             changed = aftersale.reversed_whole(purchase, around.at, detail)
@@ -806,9 +816,15 @@ def _reverse(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _
             raise TypeError(event)
 
 
-def _refuse(purchase: PurchaseRecord, event: Event) -> _Moved:
+def _refuse(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
     if not isinstance(event, Refused):
         raise TypeError(event)
+    told_of_success = purchase.review is ReviewReason.CARD_MISSING or purchase.called_back
+    if event.certain and told_of_success and around.source is Source.PLACE:
+        # The supplier called back about it before its own answer refused it: it may well be bought.
+        unsent = purchase.state in (PurchaseState.WAITING, PurchaseState.SUBMITTING)
+        doubtful = replace(purchase, state=PurchaseState.UNKNOWN if unsent else purchase.state, review=None)
+        return _review(doubtful, ReviewReason.CONTRADICTION)
     failure = Failure(_REFUSAL_REASONS[event.about], f"{event.code}: {event.message}".strip(": "))
     alerts = _REFUSAL_ALERTS.get(event.about, ())
     if event.certain:
@@ -824,10 +840,14 @@ def _refuse(purchase: PurchaseRecord, event: Event) -> _Moved:
 def _refund(order: Order, purchase: PurchaseRecord, event: Event) -> _Moved:
     if not isinstance(event, Refunded):
         raise TypeError(event)
-    cost = event.cost if event.cost is not None else purchase.cost
+    # What was charged is the more that was ever told: a shop that returns nothing may call the order worth nothing.
+    costs = [cost for cost in (event.cost, purchase.cost) if cost is not None]
+    cost = Money(max(costs)) if costs else None
     changed = replace(purchase, cost=cost, refunded=event.amount)
     if event.amount is not None and cost is not None and event.amount < cost:
-        return _review(replace(changed, state=PurchaseState.ACCEPTED), ReviewReason.PARTIAL_REFUND)
+        told = f"{show_yuan(event.amount)} of {show_yuan(cost)} yuan came back"
+        partial = _review(replace(changed, state=PurchaseState.ACCEPTED), ReviewReason.PARTIAL_REFUND)
+        return replace(partial, note=f"{event.detail}: {told}" if event.detail else told)
     detail = event.detail or "the supplier couldn't deliver and returned the money"
     return _end(changed, _unless_cancelled(order, Failure(FailureReason.REFUNDED, detail)))
 
@@ -887,6 +907,10 @@ def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: 
     if isinstance(event, Accepted) and around.asked_at is not None and around.asked_at <= purchase.updated_at:
         # The look was begun before the end came: older news.
         return _Moved(purchase)
+    given_back = purchase.failure is None or purchase.failure.reason is FailureReason.REFUNDED
+    if isinstance(event, Accepted) and around.source is Source.PLACE and given_back:
+        # The answer to the purchase itself, late: it was taken, and taken down since.
+        return _Moved(purchase)
     kept = _hide(order, purchase, listed, around)
     noted = _noted(kept.purchase, event).purchase
     if noted == purchase:
@@ -896,6 +920,15 @@ def _late_success(order: Order, purchase: PurchaseRecord, event: Event, around: 
         # A person knows already.
         return replace(kept, purchase=noted)
     return replace(kept, purchase=aftersale.with_item(noted, ReviewReason.LATE_SUCCESS, around.at, told))
+
+
+def _answered_late(purchase: PurchaseRecord, event: Unclear, around: Circumstances) -> _Moved:
+    """The answer to a purchase given up as dead came after all and can't be read: a paid card may be in it."""
+    noted = _noted(purchase, event)
+    if noted.purchase == purchase:
+        return noted
+    told = f"a purchase given up as dead was answered after all: {event.reason}"
+    return replace(noted, purchase=aftersale.with_item(noted.purchase, ReviewReason.LATE_SUCCESS, around.at, told))
 
 
 def _hide(order: Order, purchase: PurchaseRecord, cards: Sequence[Card], around: Circumstances) -> _Moved:
@@ -1092,7 +1125,7 @@ def _told_after(
 ) -> PurchaseRecord:
     """The purchase with what became of its items, and how long more may become of them."""
     of_all = event.after_sale if event.after_sale is not None or not purchase.cards else purchase.after_sale
-    until = max(purchase.watch_until, aftersale.warranty_end(event.cards))
+    until = max(purchase.watch_until, aftersale.warranty_end(event.cards, around.at))
     return aftersale.told(replace(purchase, watch_until=until), of_cards, of_all, around.at)
 
 
@@ -1115,7 +1148,7 @@ def _new_cards(
 def _after_death(order: Order, dead: PurchaseRecord, around: Circumstances) -> Order:
     """Tries the next offer where that is allowed, and holds back what would meet the same refusal."""
     # A refund whose amount nobody named isn't known to be a full one: no second purchase on that.
-    refunded = dead.refunded is not None and dead.cost is not None
+    refunded = dead.cost is not None and dead.refunded is not None and dead.refunded >= dead.cost > 0
     may_try_next = (dead.refused_for in TRY_NEXT_OFFER or refunded) and not order.cancel_requested_at
     units = list(dead.units()) if may_try_next else []
     purchases = list(order.purchases)

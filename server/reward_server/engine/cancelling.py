@@ -128,7 +128,8 @@ class Cancels:
         if call is None:
             return Unclear("the supplier doesn't offer it any more")
         probes.probe("cancel.asking")
-        reply = await account.look_side.ask(call.request)
+        async with account.looks:
+            reply = await account.look_side.ask(call.request)
         probes.probe("cancel.answered")
         answer: CancelAnswer
         if isinstance(reply, HttpReply):

@@ -93,6 +93,11 @@ class Explored:
     """Why the form isn't known; empty when it is, or when the supplier has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class _NoAnswer(Unclear):
+    """Nothing whole came back: no answer in time, or a broken connection."""
+
+
 @dataclass(slots=True)
 class _Form:
     """An order form that has to be read again and again."""
@@ -191,10 +196,19 @@ class Inquiries:
             await asyncio.sleep(BALANCE_EVERY)
 
     async def keep_forms(self) -> None:
-        """Reads what suppliers ask for with each of our products, now and every hour, for ever."""
+        """Reads what suppliers ask for with each of our products, now and every hour, for ever.
+
+        Every account at its own pace: one that hangs keeps no other waiting.
+        """
+        async with asyncio.TaskGroup() as group:
+            for name in self._forms:
+                group.create_task(self._keep_forms(name))
+
+    async def _keep_forms(self, name: str) -> None:
+        failures = 0
         while True:
-            await asyncio.gather(*map(self._read_forms, self._forms))
-            await asyncio.sleep(FORMS_ROUND)
+            failures = 0 if await self._read_forms(name) else min(failures + 1, 16)
+            await asyncio.sleep(min(FORMS_ROUND * 2 ** max(failures - 1, 0), max(FORMS_ROUND, FORMS_EVERY)))
 
     async def close(self) -> None:
         """Asks nothing more."""
@@ -202,12 +216,16 @@ class Inquiries:
             asking.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    async def _read_forms(self, name: str) -> None:
-        """Those that are due, one after the other: an hour has room for all, and no order waits for them."""
+    async def _read_forms(self, name: str) -> bool:
+        """Those that are due, one after the other: an hour has room for all, and no order waits for them.
+
+        False when the account answered nothing, which it would do with every other one, too. What has waited longest
+        comes first, so that no form that always hangs keeps the others from being read.
+        """
         account = self._accounts[name]
-        for form in self._forms[name]:
+        for form in sorted(self._forms[name], key=lambda form: form.due):
             if form.due > self._clock.monotonic():
-                continue
+                break
             build = partial(account.supplier.order_form, form.source.supplier_product)
             answer = await self._ask(account, "form", build)
             if not isinstance(answer, NotSent | Unclear):
@@ -218,9 +236,9 @@ class Inquiries:
             say("order form not read", account=name, product=form.source.supplier_product, why=_why(answer))
             form.due = self._clock.monotonic() + min(FORMS_ROUND * 2**form.failures, FORMS_EVERY)
             form.failures = min(form.failures + 1, 16)
-            if isinstance(answer, NotSent):
-                # It would be the same with every other.
-                return
+            if isinstance(answer, NotSent | _NoAnswer):
+                return False
+        return True
 
     def _learn(self, form: "_Form", entries: tuple[FormEntry, ...]) -> None:
         form.failures = 0
@@ -277,7 +295,7 @@ class Inquiries:
         except Exception:
             log.exception("an adapter failed to ask", account=account.name, what=what)
             answer = Unclear("a defect of the adapter")
-        result = type(answer).__name__ if isinstance(answer, NotSent | Unclear | Absent) else "Answered"
+        result = next((kind.__name__ for kind in (NotSent, Unclear, Absent) if isinstance(answer, kind)), "Answered")
         self._metrics.supplier_called(account.name, what, result, self._clock.monotonic() - started)
         return answer
 
@@ -293,7 +311,7 @@ class Inquiries:
             return call
         reply = await account.look_side.ask(call.request)
         if not isinstance(reply, HttpReply):
-            return reply if isinstance(reply, NotSent) else Unclear(reply.reason)
+            return reply if isinstance(reply, NotSent) else _NoAnswer(reply.reason)
         answer = call.read(reply)
         if isinstance(answer, NotSent) and answer.cause is NotSentCause.TOKEN_REFUSED:
             account.drop_token(context.token)

@@ -12,9 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 
+from reward_adapters.contract import Unclear
 from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import moves
@@ -86,6 +88,7 @@ class Ledger:
         self._watch_ms = watch_ms
         self._orders: OrderedDict[str, Order] = OrderedDict()
         self._listeners: list[Callable[[Order], None]] = []
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def listen(self, listener: Callable[[Order], None]) -> None:
         """Adds a listener, called after every stored change."""
@@ -129,6 +132,14 @@ class Ledger:
 
     async def intend(self, key: PurchaseKey, *, owner: str) -> Order | None:
         """Stores the intention to send; None when the purchase isn't waiting any more. Raises StoreUnavailable."""
+        async with self._turn(key.order_id):
+            return await self._intend(key, owner)
+
+    def _turn(self, order_id: str) -> asyncio.Lock:
+        """Changes of one order take turns: a hundred purchases of it would else make each other start over."""
+        return self._turns.setdefault(order_id, asyncio.Lock())
+
+    async def _intend(self, key: PurchaseKey, owner: str) -> Order | None:
         while True:
             order = await self.load(key)
             if order.purchase(key.number) not in moves.sendable(order):
@@ -145,22 +156,31 @@ class Ledger:
     async def note(self, key: PurchaseKey, note: Callable[[Order], Order]) -> Order:
         """Stores what is noted of a purchase; a note that returns the same order is no news. Raises StoreUnavailable.
 
-        Nothing the client sees changes by it, and no listener hears of it.
+        Listeners hear of it only where the client does: when it changed what the client sees.
         """
-        while True:
-            order = await self.load(key)
-            noted = note(order)
-            if noted is order:
-                return order
-            probes.probe("note.storing")
-            if await self._store.save(Change(order=noted, visible=False)):
-                probes.probe("note.stored")
-                self._remember(noted)
-                return noted
-            self._orders.pop(key.order_id, None)
+        async with self._turn(key.order_id):
+            while True:
+                order = await self.load(key)
+                noted = note(order)
+                if noted is order:
+                    return order
+                visible = noted.version > order.version
+                probes.probe("note.storing")
+                if await self._store.save(Change(order=noted, visible=visible)):
+                    probes.probe("note.stored")
+                    self._remember(noted)
+                    if visible:
+                        self._metrics.order_moved(order.state, noted.state)
+                        self._tell(noted)
+                    return noted
+                self._orders.pop(key.order_id, None)
 
     async def request_cancel(self, client_id: str, order_id: str) -> Order:
         """Stores the client's wish to cancel, once. Raises OrderNotCancellable, OrderGone or StoreUnavailable."""
+        async with self._turn(order_id):
+            return await self._request_cancel(client_id, order_id)
+
+    async def _request_cancel(self, client_id: str, order_id: str) -> Order:
         while True:
             order = await self._load(client_id, order_id)
             if order.state.is_terminal and order.state is not OrderState.CANCELLED:
@@ -188,30 +208,35 @@ class Ledger:
         Raises what `decide` raises, OrderGone or StoreUnavailable; nothing was stored then.
         """
         sealer = await self._vault.client(key.client_id)
-        while True:
-            order = await self.load(key)
-            step = decide(order, self._around(order, key.number, Source.OPERATOR, sealer))
-            change = Change(
-                order=step.order,
-                visible=step.visible,
-                cards=_sealed_cards(step.order, zip(step.cards, itertools.repeat(key.number)), sealer),
-                released=step.released,
-                audit=audit,
-            )
-            if await self._store.save(change):
-                self._remember(step.order)
-                if step.order.state is not order.state:
-                    self._metrics.order_moved(order.state, step.order.state)
-                self._warn(order, step.alerts)
-                self._tell(step.order)
-                return step.order
-            self._orders.pop(key.order_id, None)
+        async with self._turn(key.order_id):
+            while True:
+                order = await self.load(key)
+                step = decide(order, self._around(order, key.number, Source.OPERATOR, sealer))
+                change = Change(
+                    order=step.order,
+                    visible=step.visible,
+                    cards=_sealed_cards(step.order, zip(step.cards, itertools.repeat(key.number)), sealer),
+                    released=step.released,
+                    audit=audit,
+                )
+                if await self._store.save(change):
+                    self._remember(step.order)
+                    if step.order.state is not order.state:
+                        self._metrics.order_moved(order.state, step.order.state)
+                    self._warn(order, step.alerts)
+                    self._tell(step.order)
+                    return step.order
+                self._orders.pop(key.order_id, None)
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
         """Applies what was learned about purchases of one order, in one commit and at most one new version.
 
         Doesn't give up: while the store can't write, the evidence is held here and tried again.
         """
+        async with self._turn(key.order_id):
+            return await self._apply(key, happenings)
+
+    async def _apply(self, key: PurchaseKey, happenings: Sequence[Happening]) -> Order:
         retry = FIRST_RETRY_SECONDS
         while True:
             try:
@@ -358,6 +383,8 @@ def _leaves_doubt(before: Order, step: Step, happening: Happening) -> bool:
     """
     was: PurchaseRecord = before.purchase(happening.number)
     now: PurchaseRecord = step.order.purchase(happening.number)
+    if happening.source is Source.PLACE and isinstance(happening.event, Unclear):
+        return True
     if was.state is PurchaseState.DELIVERED:
         return any(alert.kind in SPEAKS_AGAINST_DELIVERY for alert in step.alerts)
     doubtful = now.state is PurchaseState.UNKNOWN or now.review is not None

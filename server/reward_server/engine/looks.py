@@ -77,6 +77,8 @@ class _Watch:
     """Something happened while a look was on its way: look once more, at once."""
     silent_since: float | None = None
     """Since when, in monotonic time, we know that nothing is written any more: wall clocks jump."""
+    alone: bool = False
+    """An answer about several left this one unclear: it is asked after by itself from now on."""
     unanswered: int = 0
     """Looks in a row, after the deadline or the end of the watch, that brought no answer."""
 
@@ -122,7 +124,7 @@ class Looks:
             delay = 0.0
         fresh = _Watch(key, account, state, self._clock.monotonic() + delay, silent_since=silent_since)
         if watch is not None:
-            fresh.busy, fresh.again = watch.busy, watch.again
+            fresh.busy, fresh.again, fresh.alone = watch.busy, watch.again, watch.alone
         self._watches[key.number] = fresh
         self._push(fresh)
 
@@ -135,7 +137,7 @@ class Looks:
         due = self._clock.monotonic() + max(0.0, min(delay, until_over))
         watch = _Watch(key, account, PurchaseState.DELIVERED, due)
         if known is not None:
-            watch.busy, watch.again = known.busy, known.again
+            watch.busy, watch.again, watch.alone = known.busy, known.again, known.alone
         self._watches[key.number] = watch
         self._push(watch)
 
@@ -243,7 +245,7 @@ class Looks:
             # Entries of watches that were moved or dropped since are stale.
             if watch is not None and watch.due <= now and not watch.busy:
                 watch.busy = True
-                together[watch.account.name, watch.state in IN_GOOD_HANDS].append(watch)
+                together[watch.account.name, watch.state in IN_GOOD_HANDS and not watch.alone].append(watch)
         for (_, known), watches in together.items():
             account = watches[0].account
             # A doubt is asked after alone: that a list leaves a number out is weaker than a plain "not found".
@@ -260,7 +262,7 @@ class Looks:
                 looked_at, asked_at = self._clock.now_ms(), self._clock.monotonic()
                 answers: Mapping[str, tuple[Outcome, bytes]] = {}
                 if account.traits.queryable and orders:
-                    answers = await self.ask(account, orders)
+                    answers = self._told_apart(await self.ask(account, orders))
                 await self._learn(account, orders, answers, looked_at, asked_at)
         except StoreError as error:
             log.error("no look: the store can't be read", account=account.name, why=str(error))
@@ -270,6 +272,21 @@ class Looks:
                 watch.busy = False
             for watch in current:
                 await self._plan_next(watch)
+
+    def _told_apart(self, answers: Mapping[str, tuple[Outcome, bytes]]) -> Mapping[str, tuple[Outcome, bytes]]:
+        """The answers to keep. What one answer about several purchases leaves unclear is asked again, one by one: one
+        number may have spoilt it for all, and what is kept of an answer must not hold the cards of another client.
+        """
+        if len(answers) == 1:
+            return answers
+        clear = {}
+        for number, (outcome, _) in answers.items():
+            watch = self._watches.get(number)
+            if not isinstance(outcome, Unclear):
+                clear[number] = (outcome, b"")
+            elif watch is not None:
+                watch.alone = watch.again = True
+        return clear
 
     async def _load(self, watch: _Watch) -> Order | None:
         try:
@@ -333,7 +350,9 @@ class Looks:
         if record.state in UNDER_WAY and record.review is None:
             passed, end = looked_at >= settle_deadline(order, record, account), DeadlinePassed()
             return end if passed and self._was_last_look(account, record, outcome) else None
-        if record.is_watched and looked_at >= record.watch_until and self._was_last_look(account, record, outcome):
+        # An answer that can't be read says nothing about what became of it.
+        readable = None if isinstance(outcome, Unclear) and outcome.doubt is None else outcome
+        if record.is_watched and looked_at >= record.watch_until and self._was_last_look(account, record, readable):
             return WatchOver()
         return None
 

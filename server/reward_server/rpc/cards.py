@@ -1,7 +1,8 @@
 """Opens what is stored sealed: cards for answers and streams, always as of a version of their order, and for people in
 doubt what suppliers said."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 
 from reward_server.domain.order import Order
 from reward_server.hub import Cards
@@ -10,6 +11,9 @@ from reward_server.rpc.messages import stream_update, update_message
 from reward_server.rpc.ports import CardVault, Opener
 from reward_server.sealing import SealError
 from reward_server.store import KeptAnswer, Store, Update
+
+MAX_ANSWERS = 20
+"""Kept answers that are shown of an order."""
 
 
 class CardReader:
@@ -39,13 +43,18 @@ class CardReader:
             for order in orders
         ]
 
-    async def answers(self, order: Order) -> list[tuple[KeptAnswer, bytes | SealError]]:
-        """The suppliers' answers that were kept for an order, opened, the oldest first; or why one can't be opened."""
+    async def answers(self, order: Order) -> AsyncIterator[tuple[KeptAnswer, bytes | SealError]]:
+        """The latest answers that were kept for an order, opened, the oldest first; or why one can't be opened.
+
+        Between any two of them others have their turn: whoever reads them looks through each, and that takes a while.
+        """
         kept = await self._store.answers(order.client_id, order.order_id)
         if not kept:
-            return []
+            return
         opener = await self._vault.client(order.client_id)
-        return [(answer, _opened(opener, order.order_id, answer)) for answer in kept]
+        for answer in kept[-MAX_ANSWERS:]:
+            yield answer, _opened(opener, order.order_id, answer)
+            await asyncio.sleep(0)
 
 
 def _opened(opener: Opener, order_id: str, answer: KeptAnswer) -> bytes | SealError:

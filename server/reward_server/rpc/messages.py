@@ -238,20 +238,19 @@ def _evidence(piece: Evidence) -> pb.Evidence:
     return pb.Evidence(time=timestamp(piece.at), source=piece.source, outcome=piece.outcome, detail=piece.detail)
 
 
-def add_answers(message: pb.Order, answers: Iterable[tuple[KeptAnswer, bytes | Exception]]) -> None:
-    """Adds the suppliers' kept answers to the purchases of an explained order: in outline, never as they are.
+def add_answer(message: pb.Order, kept: KeptAnswer, opened: bytes | Exception) -> None:
+    """Adds a supplier's kept answer to its purchase of an explained order: in outline, never as it is.
 
-    They come opened, or with the reason why they can't be.
+    It comes opened, or with the reason why it can't be.
     """
-    purchases = {purchase.number: purchase for purchase in message.purchases}
-    for kept, opened in answers:
-        if kept.number not in purchases:
-            continue
-        shown = purchases[kept.number].answers.add(time=timestamp(kept.at), source=kept.source)
-        if isinstance(opened, bytes):
-            shown.size, shown.outline = len(opened), outline(opened)
-        else:
-            shown.outline = f"can't be opened: {opened}"
+    purchase = next((purchase for purchase in message.purchases if purchase.number == kept.number), None)
+    if purchase is None:
+        return
+    shown = purchase.answers.add(time=timestamp(kept.at), source=kept.source)
+    if isinstance(opened, bytes):
+        shown.size, shown.outline = len(opened), outline(opened)
+    else:
+        shown.outline = f"can't be opened: {opened}"
 
 
 # --- Streams ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from reward_server.errors import OrderNotFound, ResumeTokenExpired
 from reward_server.resume import PageTokenInvalid
 from reward_server.rpc import validation
 from reward_server.rpc.interceptor import current_caller
-from reward_server.rpc.messages import View, add_answers, for_operators, order_message, update_message
+from reward_server.rpc.messages import View, add_answer, for_operators, order_message, update_message
 from reward_server.rpc.ports import Ordering
 from reward_server.rpc.streaming import StreamParts, UpdateStream, check_orders
 from reward_server.rpc.validation import GetRequest, ListRequest, Selector, UpdatesRequest
@@ -176,7 +176,8 @@ class RewardService(pb_grpc.RewardServiceServicer):
         [cards] = await self._parts.cards.read([order])
         message = order_message(order, cards, view)
         if view is View.EXPLAINED:
-            add_answers(message, await self._parts.cards.answers(order))
+            async for kept, opened in self._parts.cards.answers(order):
+                add_answer(message, kept, opened)
         return message
 
     async def _updates(self, client_id: str, asked: UpdatesRequest, after: int, head: Head) -> _Page:

@@ -26,6 +26,7 @@ from rewardservice.v1 import order_pb2 as pb
 from rewardservice.v1 import reward_service_pb2 as reward_pb
 
 MAX_QUANTITY = 100
+MAX_PARAMETERS = 50
 MAX_PAIRS = 20
 MAX_KEY = 64
 MAX_PARAMETER = 256
@@ -290,9 +291,9 @@ class _Check:
             self.fail(field, f"must be from {low} to {high:,}")
         return value
 
-    def pairs(self, field: str, pairs: Mapping[str, str], max_value: int) -> dict[str, str]:
-        if len(pairs) > MAX_PAIRS:
-            self.fail(field, f"has {len(pairs):,} entries; at most {MAX_PAIRS} are allowed")
+    def pairs(self, field: str, pairs: Mapping[str, str], most: int, max_value: int) -> dict[str, str]:
+        if len(pairs) > most:
+            self.fail(field, f"has {len(pairs):,} entries; at most {most} are allowed")
         else:
             for key, value in pairs.items():
                 if not 1 <= len(key) <= MAX_KEY:
@@ -405,8 +406,10 @@ def create_request(request: reward_pb.CreateOrderRequest, caller: Caller) -> Cre
         max_unit_price=(
             check.money("max_unit_price", request.max_unit_price) if request.HasField("max_unit_price") else None
         ),
-        supplier_parameters=check.pairs("supplier_parameters", request.supplier_parameters, MAX_PARAMETER),
-        metadata=check.pairs("metadata", request.metadata, MAX_METADATA),
+        supplier_parameters=check.pairs(
+            "supplier_parameters", request.supplier_parameters, MAX_PARAMETERS, MAX_PARAMETER
+        ),
+        metadata=check.pairs("metadata", request.metadata, MAX_PAIRS, MAX_METADATA),
     )
     view = check.view("view", request.view)
     wait = check.duration("wait", request.wait, 0, MAX_WAIT)

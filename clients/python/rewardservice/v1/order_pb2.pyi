@@ -716,7 +716,9 @@ class Purchase(_message.Message):
 
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptAnswer]:
-        """What the supplier answered where that left a doubt, oldest first: kept whole and sealed, shown in outline."""
+        """What the supplier answered where that left a doubt, oldest first: kept whole and sealed, shown in outline. Of an
+        order at most the 20 latest answers are shown.
+        """
 
     @_builtins.property
     def review_items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewItem]:

@@ -130,7 +130,7 @@ class CreateOrderRequest(_message.Message):
 
     @_builtins.property
     def supplier_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Values for the product's form (`Product.form`): at most 20, keys to 64 and values to 256 characters."""
+        """Values for the product's form (`Product.form`): at most 50, keys to 64 and values to 256 characters."""
 
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
