@@ -44,6 +44,10 @@ demo: $(VENV)/.ready ## Order one product of each supplier from the running serv
 test: $(VENV)/.ready ## Run every Python test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
+.PHONY: torture
+torture: $(VENV)/.ready ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
+	PYTHONPATH=tests $(BIN)/python -m crash.torture $(OPTIONS)
+
 .PHONY: check
 check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness
 	$(BIN)/ruff format --check
