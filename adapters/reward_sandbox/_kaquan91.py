@@ -7,7 +7,9 @@ Source: signing page. "0" is not empty. Fields marked as unsigned stay out of th
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Final
 from urllib.parse import quote_plus
 
@@ -22,6 +24,9 @@ LIST_UNSIGNED: Final = frozenset({"keyword", "pageIndex", "pageSize", "id", "pid
 """Not signed on list calls (list pages)."""
 
 Fields = dict[str, str]
+
+NOBODY: Final = "0000000000000000000000000A"
+"""A number that nobody gave."""
 
 
 class RefusedError(Exception):
@@ -86,12 +91,83 @@ def refusal(wanted: Refusal) -> web.Response:
 
 
 def codes(response: web.Response) -> Iterable[str]:
-    """`code`, and the states of all orders or cards in the result."""
+    """An HTTP status other than 200, `code`, and the states of all orders or cards in the result."""
     members = envelope(response)
     result = members.get("result")
     entries = result if isinstance(result, list) else [result]
     states = [f"status {entry['status']}" for entry in entries if isinstance(entry, dict) and "status" in entry]
-    return [*([f"code {members['code']}"] if "code" in members else []), *states]
+    http = [f"HTTP {response.status}"] if response.status != 200 else []
+    return [*http, *([f"code {members['code']}"] if "code" in members else []), *states]
+
+
+Proxy = Callable[[Fields, str], Fields]
+"""The fields that arrive instead of those that were sent; the second value is the secret."""
+
+
+def _sign(pairs: Iterable[tuple[str, str]], secret: str) -> str:
+    """Over these pairs in this order, whatever the rule is."""
+    text = "&".join(f"{key}={value}" for key, value in [*pairs, ("appsecret", secret)])
+    return hashlib.md5(text.encode()).hexdigest().upper()
+
+
+def _unsigned(fields: Fields) -> Fields:
+    return {key: value for key, value in fields.items() if key != "sign"}
+
+
+def _with(changes: Mapping[str, str], *left_out: str) -> Proxy:
+    """Other fields, signed as the rule says."""
+
+    def rewrite(fields: Fields, secret: str) -> Fields:
+        changed = {key: value for key, value in {**_unsigned(fields), **changes}.items() if key not in left_out}
+        signed = {key: value for key, value in changed.items() if key != "check"}
+        return {**changed, "sign": signature(signed, secret)}
+
+    return rewrite
+
+
+def _signed_as(order: Callable[[Fields], Iterable[tuple[str, str]]], changes: Mapping[str, str] | None = None) -> Proxy:
+    """Signed over what `order` makes of the fields, which isn't what the rule says."""
+
+    def rewrite(fields: Fields, secret: str) -> Fields:
+        changed = {**_unsigned(fields), **(changes or {})}
+        return {**changed, "sign": _sign(order(changed), secret)}
+
+    return rewrite
+
+
+def _backwards(fields: Fields) -> list[tuple[str, str]]:
+    return sorted(fields.items(), reverse=True)
+
+
+def _empty_included(fields: Fields) -> list[tuple[str, str]]:
+    return sorted(fields.items())
+
+
+def _zero_left_out(fields: Fields) -> list[tuple[str, str]]:
+    return sorted((key, value) for key, value in fields.items() if value != "0")
+
+
+def _in_fen(fields: Fields) -> str:
+    """The limit as whole fen, where it is told in yuan."""
+    limit = fields.get("money", "")
+    in_yuan = fields.get("money_type") == "2" and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,2})?", limit)
+    return str(int(Decimal(limit) * 100)) if in_yuan else limit
+
+
+PROXIES: Final[Mapping[str, Proxy]] = {
+    "unsorted": _signed_as(_backwards),
+    "lower-case": lambda fields, _: {**fields, "sign": fields["sign"].lower()},
+    "empty-signed": _signed_as(_empty_included, {"remark": ""}),
+    "zero-unsigned": _signed_as(_zero_left_out, {"order_money": "0"}),
+    "no-limit": _with({"order_money": "0"}),
+    "fen": lambda fields, secret: _with({"money": _in_fen(fields)}, "money_type")(fields, secret),
+    "twelve": _with({"money": "12"}, "money_type"),
+    "bare": _with({}, "money", "money_type", "notify_url", "check"),
+    "page-51": lambda fields, _: {**fields, "pageSize": "51"},
+    "signed-paging": _signed_as(_empty_included),
+}
+"""What something between client and supplier may make of a genuine request. All know the secret: they sign anew, some
+of them in a way that the signing page doesn't allow."""
 
 
 class Kaquan91:
@@ -119,9 +195,29 @@ class Kaquan91:
             raise RefusedError("appid不存在")
         if self.desk.mode("allow_list") == "others":
             raise RefusedError("IP地址未登记")
+        self._verify(fields, unsigned)
+        if rewritten := self._rewritten(fields):
+            self._verify(rewritten, unsigned)
+        return rewritten or fields
+
+    def _verify(self, fields: Fields, unsigned: frozenset[str]) -> None:
         if not signed_well(fields, self._appsecret, mode=self.sign_mode, unsigned=unsigned):
             raise RefusedError("签名错误")
-        return fields
+
+    def _rewritten(self, fields: Fields) -> Fields | None:
+        """What arrives of a genuine request that a proxy writes anew: purchases where the scenario says `rewritten`,
+        looks where it says `both_numbers`, questions for the product list in the mode for that."""
+        if "pageSize" in fields:
+            mode = self.desk.mode("list_proxy")
+            return None if mode == "none" else PROXIES[mode](fields, self._appsecret)
+        if "num" in fields or "number" in fields:
+            scenario = self.desk.chosen(fields.get("card_id", ""), fields.get("account", ""))
+            proxy = scenario.behaviour.extra.get("rewritten") if scenario else None
+            return PROXIES[proxy](fields, self._appsecret) if proxy else None
+        asked = next(iter(self.desk.book.under(fields.get("out_order_id", ""))), None)
+        if asked is None or not asked.scenario.behaviour.extra.get("both_numbers"):
+            return None
+        return _with({"order_id": asked.supplier_number, "out_order_id": NOBODY})(fields, self._appsecret)
 
     async def call(
         self, request: web.Request, answer: Callable[[Fields], web.Response], unsigned: frozenset[str] = frozenset()

@@ -23,6 +23,8 @@ class Callback:
     accepts: Callable[[bytes], bool]
     """Whether the body of an HTTP 200 answer is the documented acknowledgement."""
     timeout: float = 30.0
+    arrives: Callable[[bytes], bytes] = bytes
+    """What becomes of the answer on its way to the supplier."""
 
 
 class CallbackSender:
@@ -36,17 +38,21 @@ class CallbackSender:
         """Attempts under way at this moment."""
         self._session: aiohttp.ClientSession | None = None
 
-    async def deliver(self, order: Order, callback: Callback) -> None:
-        """Send until acknowledged or the plan is used up; a refused connection counts as an attempt."""
+    async def deliver(self, order: Order, callback: Callback) -> CallbackAttempt:
+        """Send until acknowledged or the plan is used up; a refused connection counts as an attempt. Returns the last
+        one.
+        """
         late = 0.0
-        for gap in (*callback.gaps, None):
-            accepted = await self._attempt(order, callback)
+        gaps = iter(callback.gaps)
+        while True:
+            attempt = await self._attempt(order, callback)
             self._changed()
-            if accepted or gap is None:
-                return
+            gap = next(gaps, None)
+            if attempt.accepted or gap is None:
+                return attempt
             late = await self._timeline.sleep(gap * self._scale - late)
 
-    async def _attempt(self, order: Order, callback: Callback) -> bool:
+    async def _attempt(self, order: Order, callback: Callback) -> CallbackAttempt:
         if self._session is None:
             self._session = aiohttp.ClientSession()
         attempt = CallbackAttempt(self._timeline.now(), callback.url, callback.body.decode())
@@ -63,13 +69,14 @@ class CallbackSender:
                 answer = await response.content.read(_ANSWER_LIMIT)
         except (aiohttp.ClientError, TimeoutError) as error:
             attempt.answer = f"{type(error).__name__}: {error}"
-            return False
+            return attempt
         finally:
             self.sending -= 1
         attempt.status = response.status
+        answer = callback.arrives(answer)
         attempt.answer = answer.decode(errors="replace")
         attempt.accepted = response.status == 200 and callback.accepts(answer)
-        return attempt.accepted
+        return attempt
 
     async def close(self) -> None:
         """Close the connections; whoever awaits `deliver` is to be cancelled before."""

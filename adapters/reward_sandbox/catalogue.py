@@ -51,7 +51,7 @@ def _product(kind: str, shop: Shop, scenario: Scenario) -> list[str]:
                 "max_unit_cost": yuan(limit),
             }
         ),
-        f"max_units_per_purchase = {shop.max_units}",
+        f"max_units_per_purchase = {scenario.max_units or shop.max_units}",
     ]
     if shop.unguarded:
         lines.append("allow_unguarded = true")

@@ -231,9 +231,11 @@ class Desk:
             self.book.refuse("", ordered.name)
             return self._refuse(ordered.refusal or Refusal("", ordered.name))
         verdict = self._decide(body, decide)
-        if verdict.order is not None and verdict.order.scenario.behaviour.repeated_request:
-            verdict.order.answering = False
+        first = verdict.order
+        if first is not None and first.scenario.behaviour.repeated_request:
+            first.answering = first.scenario.behaviour.repeated_at_once
             verdict = self._decide(body, decide)
+            first.answering = False
         if ordered is not None:
             _fault.set(ordered)
         self.on_change()
@@ -355,8 +357,7 @@ class Desk:
         callback = self.callback(order, name)
         if callback is None:
             return None
-        await self._callbacks.deliver(order, replace(callback, gaps=()))
-        return order.callbacks[-1]
+        return await self._callbacks.deliver(order, replace(callback, gaps=()))
 
     def end(self, order: Order, stage: Stage) -> None:
         """Leave the scenario's course for a last stage: the order was cancelled or confirmed."""

@@ -7,15 +7,21 @@ Create (create-order page): mobile, areaCode?, productNo, buyCount?, payType, fe
     -> {"data": {"orderNumber": 1717…, "tradeNo": "…"}, "msg": "操作成功！", "status": "0000", "systemMsg": …}
     -> {"msg": "重复提交", "status": "9999", "suceess": false, …}: the misspelling is the supplier's.
 There are no callbacks: those that `_notify` makes are somebody else's.
+
+What only this file understands of a scenario's `extra`: `vip` (membership time), `tokens` (what becomes of them at the
+first create call), `known_from` (from which create call on the order detail knows the order), `rewritten` (what a proxy
+on the way makes of create calls: one of `PROXIES`).
 """
 
 import base64
 import hashlib
 import hmac
 import json
+import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -39,7 +45,7 @@ APPSECRET: Final = "sandbox-dushu-secret-0123456789abcdef012"
 PAY_TYPE: Final = "test"
 """The payment type of the page's sample; 1 to 3 work as well, all others need enabling."""
 MAX_UNITS: Final = 1
-"""`buyCount` stays 1 until it is known whether `fee` is per unit."""
+"""`buyCount` stays 1 until it is known whether `fee` is per unit; scenarios about that ask for more."""
 OLD_TOKEN_SECONDS: Final = 300.0
 """An older token stays good this long after a new one was issued (token page)."""
 TRADE_NO_LENGTH: Final = 32
@@ -127,8 +133,8 @@ class Dushu:
         tokens.issue(token, older_live_for=OLD_TOKEN_SECONDS)
         return token, jti, end
 
-    def _verify(self, request: web.Request, body: bytes) -> None:
-        """The gateway's checks, in the order of its code table."""
+    def _verify(self, request: web.Request, body: bytes, resigned: str = "") -> None:
+        """The gateway's checks, in the order of its code table; `resigned`: the signature that a proxy put in."""
         query = request.query
         if self.desk.mode("allow_list") == "others":
             raise _address_refused()
@@ -142,7 +148,7 @@ class Dushu:
                 raise RefusedError("100002", "非法的access_token")
             case "expired":
                 raise RefusedError("100003", _EXPIRED)
-        if not signed_well(body, query["sign"], appid=APPID, appsecret=APPSECRET):
+        if not signed_well(body, resigned or query["sign"], appid=APPID, appsecret=APPSECRET):
             raise RefusedError("100001", "非法的签名")
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
@@ -153,8 +159,17 @@ class Dushu:
         try:
             self._verify(request, body)
             members = _members(body, request.content_type)
-            number = _trade_no(members)
-            return self._recharge(number, members)
+            scenario = self.desk.chosen(str(members.get("productNo")), str(members.get("mobile")))
+            proxy = scenario.behaviour.extra.get("rewritten") if scenario else None
+            if proxy is None:
+                number = _trade_no(members)
+                return self._recharge(number, members)
+            arrived = PROXIES[proxy](body)
+            self._verify(request, arrived, "" if proxy == "spaced" else _signed(arrived))
+            written = _members(arrived, request.content_type)
+            number = _trade_no(written)
+            verdict = self._recharge(number, written)
+            return replace(verdict, response=_answered_as(verdict.response, number, _trade_no(members)))
         except RefusedError as error:
             return Verdict(self._failure(error), number, refusal=f"{error.status} {error}")
 
@@ -182,9 +197,9 @@ class Dushu:
         if scenario is None:
             raise RefusedError("2001", "会期商品不存在")
         self._trouble_tokens(scenario, number)
-        if Decimal(fee) != self.desk.price(scenario):
-            raise RefusedError("2002", "价格校验失败")
         quantity = int(str(count))
+        if Decimal(fee) != self.desk.price(scenario) * (quantity if self.desk.mode("fee") == "total" else 1):
+            raise RefusedError("2002", "价格校验失败")
         order = self.desk.sell(
             scenario,
             number=number,
@@ -215,12 +230,15 @@ class Dushu:
         return self._answer(request, await request.read(), self._found)
 
     def _found(self, body: bytes, content_type: str) -> object:
-        number = _trade_no(_members(body, content_type))
+        asked = _trade_no(_members(body, content_type))
+        # Where a proxy writes numbers of its own, it does so in looks, too.
+        number = asked if self.desk.book.under(asked) else str(_bare(asked))
         order = next(iter(self.desk.book.under(number)), None)
         if order is None or self.desk.book.requests[number] < order.scenario.behaviour.extra.get("known_from", 0):
             raise RefusedError("0006", "订单不存在")
         detail: dict[str, Any] = {
             **_created(order),
+            "tradeNo": asked,
             "orderStatus": order.state,
             "createTime": int(order.accepted_at * 1000),
             "updateTime": int(order.updated_at * 1000),
@@ -356,6 +374,44 @@ def _jwt(claims: dict[str, object]) -> str:
 
 def _created(order: Order) -> dict[str, object]:
     return {"orderNumber": int(order.supplier_number), "tradeNo": order.number}
+
+
+def _signed(body: bytes) -> str:
+    return signature(body, appid=APPID, appsecret=APPSECRET)
+
+
+def _fee(spelling: Callable[[Decimal], str]) -> Callable[[bytes], bytes]:
+    """The fee's number spelt otherwise; everything else stays."""
+    return lambda body: re.sub(
+        rb'"fee":([0-9.]+)', lambda found: f'"fee":{spelling(Decimal(found[1].decode()))}'.encode(), body
+    )
+
+
+def _bare(number: str) -> int:
+    """A whole number in place of one of ours, which have letters."""
+    return int(hashlib.sha1(number.encode()).hexdigest()[:15], 16)
+
+
+def _with_bare_number(body: bytes) -> bytes:
+    return re.sub(rb'"tradeNo":"([^"]*)"', lambda found: f'"tradeNo":{_bare(found[1].decode())}'.encode(), body)
+
+
+def _answered_as(response: web.Response, number: str, ours: str) -> web.Response:
+    """The answer with our number in place of the proxy's, which is echoed as text."""
+    if isinstance(response.body, bytes):
+        response.body = response.body.replace(f'"tradeNo":"{number}"'.encode(), f'"tradeNo":"{ours}"'.encode())
+    return response
+
+
+PROXIES: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "spaced": lambda body: json.dumps(json.loads(body), ensure_ascii=False).encode(),
+    "fee-whole": _fee(lambda fee: f"{fee.normalize():f}"),
+    "fee-one-decimal": _fee(lambda fee: f"{fee.normalize():.1f}"),
+    "fee-exponent": _fee(lambda fee: f"{fee * 100:.0f}e-2"),
+    "bare-number": _with_bare_number,
+}
+"""What something between client and platform may make of a genuine create call. All but `spaced` know the secret and
+sign it anew."""
 
 
 SHOP: Final = Shop(

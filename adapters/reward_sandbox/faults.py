@@ -117,6 +117,11 @@ def raw(body: bytes, *, status: int = 200, content_type: str | None = None, name
     return Fault(name, status=status, edit=lambda _: body, content_type=content_type)
 
 
+def mislabelled(content_type: str = "text/html; charset=gbk") -> Fault:
+    """The proper JSON under another content type, whose character set it isn't in."""
+    return Fault(f"JSON as {content_type}", content_type=content_type)
+
+
 def html(status: int = 502) -> Fault:
     """A proxy's error page."""
     return raw(HTML.encode(), status=status, content_type="text/html", name=f"HTML with HTTP {status}")

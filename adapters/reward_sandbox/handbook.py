@@ -59,8 +59,8 @@ never by its own word.
 ## How to read the tables
 
 *Alerts* are the kinds of `reward_alerts_total`; *reviews* why a person has to look ([the order's life](order-life.md)).
-"1 charge" is one order in the supplier's books. A scenario that needs more than its product says so: control
-actions before ordering, or keys of the supplier account.
+"1 charge" is one order in the supplier's books that was charged. A scenario that needs more than its product says so:
+control actions before ordering, or keys of the supplier account.
 """
 
 
@@ -85,7 +85,8 @@ def _supplier(kind: str, shop: Shop) -> list[str]:
     lines += ["### What it does", "", "| | Behaviour | Scenarios |", "| --- | --- | --- |"]
     for number, meaning in shop.behaviours.items():
         shown = [f"[`{one.name}`](#{_anchor(kind, one)})" for one in scenarios if number in one.shows]
-        where = ", ".join(shown) or f"open: {_cell(shop.left_open.get(number, ''))}"
+        left = [f"open: {_cell(shop.left_open[number])}"] if number in shop.left_open else []
+        where = "<br>".join([*([", ".join(shown)] if shown else []), *left])
         lines.append(f"| {number} | {_cell(meaning)} | {where} |")
     lines += ["", "### Its codes and states", "", "| On the wire | Meaning | For example |", "| --- | --- | --- |"]
     for code, meaning in shop.codes.items():

@@ -57,7 +57,7 @@ class Kaquan91Card:
 
     What a scenario's `extra` may say: `type` (the card type, where our catalogue names another), `typed` (entries tell
     it), `hours` (the warranties on sale), `withdrawn` (not on sale any more), `unguarded` (the price check is broken),
-    `unix_times` (times as Unix seconds).
+    `unix_times` (times as Unix seconds), `rewritten` (what a proxy on the way makes of purchases: one of `PROXIES`).
     """
 
     def __init__(self, settings: SandboxSettings) -> None:

@@ -10,7 +10,7 @@ Callback, form: order_id, out_order_id, status, account, card_id, evidence?, sig
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Final
@@ -20,6 +20,7 @@ from aiohttp import web
 
 from reward_sandbox._kaquan91 import (
     LIST_UNSIGNED,
+    NOBODY,
     Fields,
     Kaquan91,
     RefusedError,
@@ -66,6 +67,7 @@ CALLBACKS: Final[Mapping[str, str]] = {
     "evidence-encoded": "the same, its address URL-encoded in the signed text",
     "lower-case-sign": "genuine, its digest in lower case",
     "json": "genuine, as a JSON object instead of a form",
+    "altered": "genuine; our first three answers arrive as ` success` with a line end, `SUCCESS` and JSON",
     "unheard": "genuine; our first three answers are lost on the way",
     "never-heard": "genuine; none of our answers arrives",
     "unknown-number": "well signed, for a number that nobody gave",
@@ -78,8 +80,8 @@ CALLBACKS: Final[Mapping[str, str]] = {
     "other-number": "`out_order_id` changed after signing",
     "twice": "a field given twice",
 }
-"""What the control API can send about an order. All but `unheard`, `never-heard` and the genuine ones of a course are
-sent once."""
+"""What the control API can send about an order. All but `altered`, `unheard`, `never-heard` and the genuine ones of a
+course are sent once."""
 
 
 class Kaquan91Recharge:
@@ -190,8 +192,9 @@ class Kaquan91Recharge:
             url=url,
             body=urlencode(sent).encode() + (b"&status=3" if name == "twice" else b""),
             content_type=FORM,
-            gaps=CALLBACK_GAPS if name in (GENUINE, "unheard", "never-heard") else (),
+            gaps=CALLBACK_GAPS if name in (GENUINE, "altered", "unheard", "never-heard") else (),
             accepts=_hears(from_attempt={"unheard": 4, "never-heard": len(CALLBACK_GAPS) + 2}.get(name, 1)),
+            arrives=_altered() if name == "altered" else bytes,
         )
         if name == "json":
             return replace(callback, body=json.dumps(sent, ensure_ascii=False).encode(), content_type=JSON)
@@ -330,7 +333,7 @@ _ODD_FIELDS: Final[Mapping[str, Fields]] = {
     "extra-field": {"worker": "7 号 & more", "worker_remark": ""},
     "evidence": {"evidence": EVIDENCE},
     "evidence-encoded": {"evidence": EVIDENCE},
-    "unknown-number": {"out_order_id": "0000000000000000000000000A"},
+    "unknown-number": {"out_order_id": NOBODY},
     "other-reference": {"order_id": "API2022040699999999999"},
 }
 """Fields of a callback that differ before it is signed."""
@@ -349,6 +352,22 @@ def _hears(*, from_attempt: int) -> Callable[[bytes], bool]:
     """Exactly `success` counts; answers to earlier attempts are lost on the way."""
     attempts = itertools.count(1)
     return lambda answer: next(attempts) >= from_attempt and answer == b"success"
+
+
+def _altered() -> Callable[[bytes], bytes]:
+    """Something on the way writes our first answers anew, as people take them for the same."""
+    ways: Iterator[Callable[[bytes], bytes]] = iter(
+        (
+            lambda answer: b" " + answer + b"\n",
+            bytes.upper,
+            lambda answer: json.dumps({"message": answer.decode()}).encode(),
+        )
+    )
+
+    def alter(answer: bytes) -> bytes:
+        return next(ways, bytes)(answer)
+
+    return alter
 
 
 SHOP: Final = Shop(

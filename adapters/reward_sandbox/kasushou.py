@@ -14,6 +14,7 @@ What only this file understands of a scenario's `extra`:
     goods_status    2 paused, 3 forbidden, 0 not there any more
     account         the accounts that can be topped up, as a pattern
     rewritten       what a proxy on the way makes of a buy request: one of `PROXIES`
+    unpaid          the order is entered, and nothing is charged for it
     closed          the stage that a cancelled order enters; None: the wish is taken and forgotten
 """
 
@@ -201,9 +202,9 @@ class Kasushou:
             number=wanted.number,
             quantity=wanted.quantity,
             recipient=recipient,
-            charged=total,
+            charged=Decimal(0) if scenario.behaviour.extra.get("unpaid") else total,
             name_order=lambda press: f"API09{press.digits(19)}",
-            details={"url": wanted.url, "asks": wanted.asks},
+            details={"url": wanted.url, "asks": wanted.asks, "total": yuan(total)},
         )
         return Verdict(_accepted(order), wanted.number, order=order)
 
@@ -381,7 +382,7 @@ def _facts(order: Order, **changed: object) -> Members:
         "ordersn": order.supplier_number,
         "status": str(order.state),
         "has_back_money": yuan(order.refunded),
-        "total_price": yuan(order.charged),
+        "total_price": order.details["total"],
         "recharge_hints": _hints(order),
         "time": _milliseconds(order.updated_at),
     }
@@ -542,7 +543,7 @@ def _entry(order: Order) -> Members:
         "ordersn": order.supplier_number,
         "external_orderno": order.number,
         "status": order.state,
-        "total_price": yuan(order.charged),
+        "total_price": order.details["total"],
         "has_back_money": yuan(order.refunded),
         "recharge_hints": _hints(order),
         "recharge_info": info,
@@ -563,7 +564,7 @@ def _hints(order: Order) -> str:
 
 def _accepted(order: Order) -> web.Response:
     numbers = {"ordersn": order.supplier_number, "external_orderno": order.number}
-    return _ok("下单成功", {**numbers, "total_price": yuan(order.charged)})
+    return _ok("下单成功", {**numbers, "total_price": order.details["total"]})
 
 
 def _ok(msg: str, data: object) -> web.Response:

@@ -69,6 +69,8 @@ class Behaviour:
     """How many one order may ask for, where the supplier has such limits."""
     repeated_request: bool = False
     """A proxy on the way hands every create call over twice; the client sees the second answer."""
+    repeated_at_once: bool = False
+    """The second of them arrives while the first is still being answered."""
     modes: Mapping[str, str] = field(default_factory=dict)
     """Modes of the supplier (see `settings`) that hold for this product, as in `{"duplicates": "double"}`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -88,13 +90,14 @@ class Expect:
     """What the service makes of it: the judge of the scenario's test."""
 
     state: str = "fulfilled"
-    """The order's state, in lower case, once nothing moves any more."""
+    """The order's state, in lower case, once nothing moves any more; with an unknown outcome: until the settling
+    deadline, when a person is told."""
     failure: str = ""
     """The typed reason of a failed order, in lower case."""
     cards: int = 0
     """How many cards the client sees."""
     charges: int = 1
-    """How many orders stand in the supplier's books for it."""
+    """How many orders that were charged stand in the supplier's books for it."""
     refunds: int = 0
     """How many of them were paid back in full."""
     requests: int = 1
@@ -135,6 +138,8 @@ class Scenario:
     """How many to order at least for it to show."""
     form: Mapping[str, str] = field(default_factory=dict)
     """Values for the supplier's order form."""
+    max_units: int = 0
+    """How many units one purchase may ask for; 0: as the supplier's other offers."""
     account_name: str = ""
     """For recipients of kind account: one that the product takes; "" is any."""
     surcharge: Decimal = Decimal(0)

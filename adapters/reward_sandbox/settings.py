@@ -18,6 +18,8 @@ SignedForm = Literal["manual", "recursive", "ascii"]
 SiteClock = Literal["right", "fast"]
 AllowList = Literal["open", "others"]
 TokensLeft = Literal["usual", "none"]
+Fee = Literal["unit", "total"]
+ListProxy = Literal["none", "page-51", "signed-paging"]
 
 MODES: Final[Mapping[str, tuple[str, ...]]] = {
     "duplicates": ("reject", "replay", "double"),
@@ -31,6 +33,8 @@ MODES: Final[Mapping[str, tuple[str, ...]]] = {
     "site_clock": ("right", "fast"),
     "allow_list": ("open", "others"),
     "tokens_left": ("usual", "none"),
+    "fee": ("unit", "total"),
+    "list_proxy": ("none", "page-51", "signed-paging"),
 }
 """What the suppliers' pages leave open: settings of the same names, which scenarios and the control API change."""
 
@@ -79,6 +83,11 @@ class SandboxSettings:
     """Kasushou, 91 and Dushu: whether the supplier answers every address or only others than the client's."""
     tokens_left: TokensLeft = "usual"
     """Dushu: whether a day's tokens are used up only after many, or at once; the page names no number."""
+    fee: Fee = "unit"
+    """Dushu: whether `fee` is compared with the price of one or of all."""
+    list_proxy: ListProxy = "none"
+    """91: what a proxy on the way makes of questions for the product list: it asks for 51 products a page, or signs the
+    paging along with the rest."""
     state: Path | None = None
     """File that keeps books, tokens and orders in progress from run to run; it holds cards. None: nothing is kept."""
     keepalive_seconds: float = 75.0

@@ -22,11 +22,11 @@ class Shop:
     """The keys of an account at this sandbox beside `adapter` and `base_url`."""
     scenarios: Sequence[Scenario]
     behaviours: Mapping[int, str]
-    """What the supplier does or may do, numbered; every one is shown by a scenario or stands in `left_open`."""
+    """What the supplier does or may do, numbered; each is shown by a scenario, stands in `left_open`, or both."""
     codes: Mapping[str, str]
     """The codes and states that its pages document, and what they mean; a scenario brings each onto the wire."""
     left_open: Mapping[int, str] = field(default_factory=dict)
-    """Behaviours without a scenario, and why."""
+    """Behaviours that no scenario shows, or shows in part only: which part, and why."""
     callbacks: Collection[str] = ()
     """The names of all callbacks that the control API can send; they say how each differs from the genuine one."""
     max_units: int = 1

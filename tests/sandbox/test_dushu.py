@@ -339,3 +339,23 @@ async def test_foreign_callbacks_are_not_the_suppliers(start: Any, client: Any, 
     assert {attempt["url"] for attempt in sent} == {receiver.url.rpartition("/")[0] + "/dushu"}
     assert "tradeNo=DS1" in sent[4]["body"]
     assert '"DS202401010001"' in sent[5]["body"]
+
+
+async def test_a_proxy_helps_no_forger(sandbox: Any, client: Any) -> None:
+    """It writes genuine create calls anew, and no others."""
+    access = await token(sandbox, client)
+    body = order(productNo=200000505, fee=188)
+    url = f"{sandbox.url}/dushu/vip/order/create?appid={APPID}&sign={'0' * 40}&access_token={access}"
+    assert (await client.post_for_status(url, body.encode()))[1]["status"] == "100001"
+    assert (await create(sandbox, client, access, productNo=200000505, fee=188))["status"] == "0000"
+
+
+async def test_two_units_cost_twice_the_fee_of_one_or_the_fee_of_both(sandbox: Any, client: Any) -> None:
+    """As the platform is told to read it."""
+    access = await token(sandbox, client)
+    assert (await create(sandbox, client, access, buyCount=2, tradeNo="A"))["status"] == "0000"
+    assert (await create(sandbox, client, access, buyCount=2, fee=730, tradeNo="B"))["status"] == "2002"
+    await sandbox.order("dushu", "mode", fee="total")
+    assert (await create(sandbox, client, access, buyCount=2, tradeNo="C"))["status"] == "2002"
+    assert (await create(sandbox, client, access, buyCount=2, fee=730, tradeNo="D"))["status"] == "0000"
+    assert [bought["charged"] for bought in sandbox.books("dushu")["orders"]] == ["730.00", "730.00"]

@@ -267,3 +267,13 @@ async def test_a_product_off_sale_is_nowhere(sandbox: Any, client: Any) -> None:
     fields = {"appid": APPID, "pageSize": "50"}
     listed = (await send(sandbox, client, LIST, fields, digest(good_text({"appid": APPID}))))["result"]
     assert gone not in [str(entry["id"]) for entry in listed]
+
+
+@pytest.mark.parametrize("name", ["price-unlimited", "signed-unsorted", "signed-zero-unsigned"])
+async def test_a_proxy_helps_no_forger(sandbox: Any, client: Any, name: str) -> None:
+    """It writes genuine requests anew, and no others."""
+    forged = await send(sandbox, client, BUY, {**FIELDS, "card_id": product(name)}, sign=digest("forged"))
+    assert (forged["code"], forged["msg"]) == (0, "签名错误")
+    genuine = await buy(sandbox, client, card_id=product(name), order_money="46.00")
+    assert genuine["code"] == (1 if name == "price-unlimited" else 0)
+    assert charges(sandbox) == (["45.07"] if name == "price-unlimited" else [])

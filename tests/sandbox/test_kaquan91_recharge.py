@@ -245,8 +245,9 @@ async def test_pages_of_products_are_asked_for_beside_the_signature(caller: Call
 
 # --- Callbacks --------------------------------------------------------------------------------------------------------
 
-WELL_SIGNED = {GENUINE, "stale-2", "extra-field", "evidence", "unheard", "never-heard", "unknown-number"} | {
-    "other-reference"
+WELL_SIGNED = {GENUINE, "stale-2", "extra-field", "evidence", "altered", "unheard", "never-heard"} | {
+    "unknown-number",
+    "other-reference",
 }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -218,11 +219,12 @@ def expected_words(scenario: Scenario) -> dict[str, Any]:
 def outcome(played: Played) -> dict[str, Any]:
     """Everything that `Expect` speaks of, as it came out."""
     bought = played.books["orders"]
+    charged = [order for order in bought if Decimal(order["charged"])]
     callbacks = sorted((attempt for order in bought for attempt in order["callbacks"]), key=lambda one: one["at"])
     return {
         **told(played.order),
-        "charges": len(bought),
-        "refunds": sum(order["refunded"] == order["charged"] for order in bought),
+        "charges": len(charged),
+        "refunds": sum(order["refunded"] == order["charged"] for order in charged),
         "requests": played.creates,
         "alerts": sorted(played.alerts),
         "callbacks": [attempt["accepted"] for attempt in callbacks],

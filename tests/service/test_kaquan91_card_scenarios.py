@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from google.type.money_pb2 import Money
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 
 from reward_sandbox import shops
 from reward_sandbox.scenario import Scenario
@@ -16,6 +18,8 @@ from .harness import OPERATOR, Place, caller, service
 from .stage import Played, play
 
 KIND = "kaquan91_card"
+
+WORDS = {"list-page-51": "分页", "list-signed-paging": "签名"}
 
 KINDS = {
     "0": order_pb2.CARD_KIND_CODE,
@@ -208,6 +212,17 @@ async def test_all_products_are_listed_page_by_page(tmp_path: Path) -> None:
         assert page == 2
         assert listed == on_sale
         assert listed.index(scenario("second-page").product) >= 50
+
+
+@pytest.mark.parametrize("name", ["list-page-51", "list-signed-paging"])
+async def test_a_list_asked_for_otherwise_is_refused_and_not_taken_for_an_empty_one(name: str, tmp_path: Path) -> None:
+    """More than fifty a page, or paging under the signature: the operator is told that the supplier refused."""
+    async with play(KIND, scenario(name), tmp_path) as played:
+        request = operator_service_pb2.ListSupplierProductsRequest(supplier=KIND)
+        with pytest.raises(AioRpcError) as failed:
+            await operators(played, "ListSupplierProducts", request)
+        assert failed.value.code() is StatusCode.UNAVAILABLE
+        assert WORDS[name] in str(failed.value.details())
 
 
 async def test_the_deposit_is_what_the_books_have(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Plays scenarios in processes of their own, several at a time: most of each is waiting.
 
-As a program: `python -m tests.service.troupe kind/name …` prints one line of JSON per scenario as it ends.
+As a program: `python -m tests.service.troupe kind/name …` prints one line of JSON per scenario as it ends. A name like
+`kind/name@other` orders the product `kind/other` for the magic recipient of the scenario.
 """
 
 import asyncio
@@ -103,17 +104,19 @@ class Troupe:
 
 
 def find(name: str) -> tuple[str, Scenario]:
-    """`kind/name`."""
-    kind, _, scenario_name = name.partition("/")
+    """`kind/name` or `kind/name@other`."""
+    kind, _, scenario_name = name.partition("@")[0].partition("/")
     return kind, next(scenario for scenario in shops()[kind].scenarios if scenario.name == scenario_name)
 
 
 async def perform(name: str) -> None:
     """Plays one scenario and prints what came of it."""
     kind, scenario = find(name)
+    other = name.partition("@")[2]
+    ordered = {"product": f"{kind}/{other}", "recipient": scenario.magic} if other else {}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            async with play(kind, scenario, Path(folder)) as played:
+            async with play(kind, scenario, Path(folder), **ordered) as played:
                 came = outcome(played)
                 told = {"codes": sorted(played.codes), "timed_out": played.timed_out, "story": story(played)}
         except Exception as error:

@@ -16,6 +16,7 @@ from reward_sandbox.faults import (
     half,
     html,
     late,
+    mislabelled,
     never,
     proper,
     rate_limited,
@@ -99,7 +100,7 @@ _AT_ONCE: Final = (
         "365.00",
         "done in the create answer, whose orderNumber has 19 digits",
         vip=(1, YEAR),
-        shows=(1, 6, 12, 13),
+        shows=(1, 6),
         codes=("0000",),
     ),
     _membership(
@@ -108,7 +109,7 @@ _AT_ONCE: Final = (
         "半年卡",
         "188.00",
         "done in the create answer; the product list has its price as a whole number and its time in months",
-        shows=(7, 12),
+        shows=(7,),
     ),
     _membership(
         "day-card",
@@ -139,6 +140,82 @@ _AT_ONCE: Final = (
         behaviour=_course(dropped()),
         shows=(25,),
         codes=("COMPLETE",),
+    ),
+)
+
+_FEES: Final = tuple(
+    _membership(
+        name,
+        product,
+        f"半年卡（价格写作{fee}）",
+        "188.00",
+        f"a proxy writes the fee of 188.00 as {fee} and signs anew: the same by value",
+        behaviour=_course(rewritten=name),
+        shows=(12,),
+    )
+    for name, product, fee in (
+        ("fee-whole", "200000505", "188"),
+        ("fee-one-decimal", "200000506", "188.0"),
+        ("fee-exponent", "200000507", "18800e-2"),
+    )
+)
+
+_SEVERAL_UNITS: Final = (
+    _membership(
+        "two-in-one",
+        "200000641",
+        "半年卡（一单两份）",
+        "188.00",
+        "buyCount 2 with the fee of one, which the platform compares: 376.00 is charged",
+        quantity=2,
+        max_units=2,
+        shows=(11,),
+    ),
+    _membership(
+        "two-in-one-total",
+        "200000642",
+        "半年卡（一单两份，总价）",
+        "188.00",
+        "buyCount 2 with the fee of both, 376.00; the platform compares the total",
+        quantity=2,
+        max_units=2,
+        account={"fee_mode": "total"},
+        controls=(Control("mode", {"fee": "total"}),),
+        shows=(11,),
+    ),
+    _membership(
+        "two-in-one-misread",
+        "200000643",
+        "半年卡（一单两份，误读）",
+        "188.00",
+        "buyCount 2 with the fee of both, 376.00; the platform compares the price of one: 2002",
+        expect=Expect(state="failed", failure="price_above_limit", charges=0, alerts=("supplier_price",)),
+        quantity=2,
+        max_units=2,
+        account={"fee_mode": "total"},
+        shows=(11,),
+        codes=("2002",),
+    ),
+)
+
+_NUMBERS: Final = (
+    _membership(
+        "number-as-number",
+        "200000508",
+        "半年卡（数字单号）",
+        "188.00",
+        "a proxy writes tradeNo as a bare number and signs anew; the answer echoes it as text",
+        behaviour=_course(rewritten="bare-number"),
+        shows=(13,),
+    ),
+    _membership(
+        "number-as-number-lost",
+        "200000509",
+        "半年卡（数字单号，响应丢失）",
+        "188.00",
+        "the same, and the answer is lost; the order detail is asked for the bare number and echoes text",
+        behaviour=_course(dropped(), rewritten="bare-number"),
+        shows=(13, 17),
     ),
 )
 
@@ -356,6 +433,17 @@ _AGAIN: Final = (
         behaviour=_course(refused("2004", "订单号重复")),
         expect=_BOUGHT_AT_SECOND,
         shows=(9,),
+    ),
+    _membership(
+        "sent-twice-at-once",
+        "200000538",
+        "半年卡（同时重复请求）",
+        "188.00",
+        "a proxy hands the create call over twice at once; the second arrives while the first is still running and is "
+        "answered 9999; the order detail shows COMPLETE",
+        behaviour=replace(_course(), repeated_request=True, repeated_at_once=True),
+        shows=(10,),
+        codes=("9999", "COMPLETE"),
     ),
     _membership(
         "repeated-submission",
@@ -636,6 +724,18 @@ def _malformed(
 
 _MALFORMED: Final = (
     _malformed("empty-answer", "200000571", "空响应", "the answer is empty", empty()),
+    _membership(
+        "wrong-label",
+        "200000585",
+        "半年卡（类型标错）",
+        "188.00",
+        "create answer and order detail are proper JSON in UTF-8 under Content-Type text/html; charset=gbk",
+        behaviour=_course(
+            replace(refused("200001", _ABNORMAL, booked=True), content_type=mislabelled().content_type),
+            query=(mislabelled().always(),),
+        ),
+        shows=(22,),
+    ),
     _malformed("html-answer", "200000572", "网页响应", "the answer is a web page with HTTP 502", html(502)),
     _malformed("html-answer-200", "200000573", "网页响应 200", "the answer is a web page with HTTP 200", html(200)),
     _malformed("half-answer", "200000574", "半截响应", "the JSON ends in the middle", half()),
@@ -691,8 +791,13 @@ _MALFORMED: Final = (
 
 
 def _detail(**members: object) -> tuple[Stage, ...]:
-    """Done, and shown with other members than the order's own."""
-    return (Stage("COMPLETE", outcome="delivered", entry=lambda entry: {**entry, **members}),)
+    """Done, and shown with other members than the order's own; numbers are added to those."""
+
+    def change(entry: dict[str, Any]) -> dict[str, Any]:
+        told = {key: value if isinstance(value, str) else entry[key] + value for key, value in members.items()}
+        return {**entry, **told}
+
+    return (Stage("COMPLETE", outcome="delivered", entry=change),)
 
 
 _CONTRADICTIONS: Final = (
@@ -702,7 +807,7 @@ _CONTRADICTIONS: Final = (
         "半年卡（商品不符）",
         "188.00",
         "accepted, the answer is lost; the order detail shows COMPLETE for another productId",
-        behaviour=_course(dropped(), stages=_detail(productId=200000148)),
+        behaviour=_course(dropped(), stages=_detail(productId=1)),
         expect=_CONTRADICTED,
         shows=(17,),
     ),
@@ -712,7 +817,7 @@ _CONTRADICTIONS: Final = (
         "半年卡（金额不符）",
         "188.00",
         "accepted, the answer is lost; the order detail shows COMPLETE with another totalFee",
-        behaviour=_course(dropped(), stages=_detail(totalFee=365.0)),
+        behaviour=_course(dropped(), stages=_detail(totalFee=1.0)),
         expect=_CONTRADICTED,
         shows=(17,),
     ),
@@ -917,6 +1022,20 @@ _TOKENS: Final = (
         codes=("invalid_client",),
     ),
     _membership(
+        "client-unauthorized",
+        "200000613",
+        "半年卡（无令牌权限）",
+        "188.00",
+        "the token call is refused: unauthorized_client with HTTP 401; nothing is ordered for a minute",
+        expect=_NEVER_SENT,
+        account={"send_by_seconds": 1.5},
+        controls=(
+            Control("answer", {"call": "token", "next": 1, "status": 401, "body": '{"error":"unauthorized_client"}'}),
+        ),
+        shows=(2,),
+        codes=("unauthorized_client",),
+    ),
+    _membership(
         "token-malformed",
         "200000612",
         "半年卡（令牌响应异常）",
@@ -933,6 +1052,18 @@ _TOKENS: Final = (
 # --- The gateway refuses us -------------------------------------------------------------------------------------------
 
 _GATEWAY: Final = (
+    _membership(
+        "body-rewritten",
+        "200000626",
+        "半年卡（内容被改写）",
+        "188.00",
+        "a proxy writes the JSON of the body anew, with blanks, under the signature of the old one: 100001",
+        behaviour=_course(rewritten="spaced"),
+        expect=Expect(state="failed", failure="not_sent_in_time", charges=0, alerts=_REFUSED_US),
+        account={"send_by_seconds": 1.5},
+        shows=(14,),
+        codes=("100001",),
+    ),
     _membership(
         "bad-signature",
         "200000621",
@@ -1031,6 +1162,9 @@ _NOT_OFFERED: Final = (
 
 SCENARIOS: Final = (
     *_AT_ONCE,
+    *_FEES,
+    *_SEVERAL_UNITS,
+    *_NUMBERS,
     *_REFUSALS,
     *_FLAGS,
     *_AGAIN,
@@ -1055,7 +1189,8 @@ BEHAVIOURS: Final[Mapping[int, str]] = {
     8: "Says no to a product, a price, a phone number or the recharge itself: the order fails with its words.",
     9: "Answers 2004 to a number it has: whatever it has is looked up and delivered once.",
     10: "Answers 9999 to a repeat while the first call still runs, or when it is busy: looked up, delivered once.",
-    11: "Says no to a fee that is off by 0.01 yuan: the order fails, and the operator is told about the price.",
+    11: "Says no to a fee that is off by 0.01 yuan: the order fails, and the operator is told about the price. Whether "
+    "the fee is for one or for all units the manual leaves open.",
     12: "Compares the fee by value, however it is spelt.",
     13: "Takes our number as text or as a number and echoes text, by which an answer is matched.",
     14: "Refuses a body that was written anew on its way (100001): our configuration, not tried again at once.",
@@ -1108,6 +1243,7 @@ CODES: Final[Mapping[str, str]] = {
     "200003": "the service behind the gateway is abnormal",
     "200004": "the service behind the gateway is abnormal",
     "invalid_client": "the token call's credentials are wrong",
+    "unauthorized_client": "the token call's credentials are good for something else",
     "HTTP 401": "the token isn't accepted; with 100002 to 100004",
     "HTTP 403": "the app or its address isn't allowed; with 100008 to 100013",
     "HTTP 429": "no more tokens today",

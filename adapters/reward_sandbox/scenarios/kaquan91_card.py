@@ -17,6 +17,7 @@ from reward_sandbox.faults import (
     half,
     html,
     late,
+    mislabelled,
     never,
     proper,
     rate_limited,
@@ -443,6 +444,42 @@ _PRICES: Final = (
         shows=(6,),
         expect=_delivered(reviews=("overcharged",), alerts=("overcharged",)),
     ),
+    _scenario(
+        "price-unlimited",
+        1927,
+        "卡号密码 50元（不限价）",
+        "a proxy writes order_money=0 and signs it as the rule says: no limit, 45.07 is charged",
+        price=Decimal("45.00"),
+        extra={"rewritten": "no-limit"},
+        shows=(6, 15),
+        expect=_delivered(reviews=("overcharged",), alerts=("overcharged",)),
+    ),
+)
+
+_REFUSED_US: Final = _not_bought("not_sent_in_time", alerts=("supplier_refuses_us",))
+
+_ON_THE_WAY: Final = tuple(
+    _scenario(
+        f"signed-{proxy}",
+        product,
+        f"卡号密码 50元（代理签名：{title}）",
+        f"a proxy {what}: code 0 about the signature",
+        extra={"rewritten": proxy},
+        account=GIVE_UP_SOON,
+        shows=(15,),
+        expect=_REFUSED_US,
+    )
+    for proxy, product, title, what in (
+        ("unsorted", 1923, "乱序", "signs the fields backwards"),
+        ("lower-case", 1924, "小写", "writes the digest in lower case"),
+        ("empty-signed", 1925, "空参数", "adds an empty field and signs it, too"),
+        (
+            "zero-unsigned",
+            1926,
+            "零值",
+            "writes order_money=0 and leaves the 0 out of what it signs, as if it were empty",
+        ),
+    )
 )
 
 _REFUSALS: Final = (
@@ -476,6 +513,17 @@ _REFUSALS: Final = (
         "our appid is none of the supplier's: code 0",
         account={**GIVE_UP_SOON, "appid": "10000"},
         shows=(7,),
+        expect=_not_bought("not_sent_in_time", alerts=("supplier_refuses_us",)),
+    ),
+    _scenario(
+        "unauthorised",
+        1931,
+        "卡号密码 50元（未授权）",
+        "every purchase is answered by HTTP 401 without a body",
+        faults={"create": (empty(401).unbooked().always(),)},
+        account=GIVE_UP_SOON,
+        shows=(7,),
+        codes=("HTTP 401",),
         expect=_not_bought("not_sent_in_time", alerts=("supplier_refuses_us",)),
     ),
     _scenario(
@@ -564,6 +612,7 @@ _REFUSALS: Final = (
         "code 0 about too many requests, then HTTP 429, then an ordinary answer",
         faults={"create": (refused("0", "请求过于频繁"), rate_limited(1))},
         shows=(7,),
+        codes=("HTTP 429",),
         expect=_delivered(requests=3, says="The same number is sent later."),
     ),
 )
@@ -947,6 +996,33 @@ _REST: Final = (
         "bought like any other; the list shows it on its second page only, since a page has fifty at most",
         shows=(18,),
     ),
+    _scenario(
+        "list-page-51",
+        1928,
+        "卡号密码 50元（列表每页51）",
+        "bought like any other; a proxy asks for 51 products a page: code 0",
+        controls=(Control("mode", {"list_proxy": "page-51"}),),
+        shows=(18,),
+        expect=_delivered(says="Nothing is listed, and buying goes on."),
+    ),
+    _scenario(
+        "list-signed-paging",
+        1929,
+        "卡号密码 50元（列表分页签名）",
+        "bought like any other; a proxy signs page number and size of the list along with the rest: code 0 about the "
+        "signature",
+        controls=(Control("mode", {"list_proxy": "signed-paging"}),),
+        shows=(18,),
+        expect=_delivered(says="Nothing is listed, and buying goes on."),
+    ),
+    _scenario(
+        "wrong-label",
+        1930,
+        "卡号密码 50元（类型标错）",
+        "every answer is proper JSON in UTF-8 under Content-Type text/html; charset=gbk",
+        faults={"create": (mislabelled().always(),), "query": (mislabelled().always(),)},
+        shows=(14,),
+    ),
 )
 
 SCENARIOS: Final = (
@@ -956,6 +1032,7 @@ SCENARIOS: Final = (
     *_WARRANTIES,
     *_PRICES,
     *_REFUSALS,
+    *_ON_THE_WAY,
     *_DUPLICATES,
     *_SILENCE,
     *_AFTERWARDS,
@@ -990,15 +1067,21 @@ BEHAVIOURS: Final[Mapping[int, str]] = {
     "it. An answer about something else than we bought is for a person.",
     15: "The signature is checked to the letter: order of the fields, upper case, empty ones left out, 0 not.",
     16: "Cards have no callbacks: whatever calls back, however signed, is refused and moves nothing. Notices of prices "
-    "and stock aren't subscribed to.",
-    17: "Stock that the list still shows may be gone when one buys: refused, and no order stands.",
+    "and stock may be subscribed to.",
+    17: "Stock that the list still shows may be gone when one buys: refused, and no order stands; a notice says so "
+    "sooner.",
     18: "Lists have pages of 20 to 50. Page number and size stay out of the signed text.",
 }
 
-OPEN: Final[Mapping[int, str]] = {}
+OPEN: Final[Mapping[int, str]] = {
+    16: "the genuine notices of prices and stock, which aren't taken",
+    17: "stock read anew because of a notice: notices aren't taken, the list is read when somebody asks for it",
+}
 
 CODES: Final[Mapping[str, str]] = {
     "code 0": "failure; the text says why",
+    "HTTP 401": "we are refused",
+    "HTTP 429": "too many requests",
     "code 1": "success",
     "status 1": "undocumented: the card isn't there yet",
     "status 2": "待确认: delivered, within its warranty",

@@ -14,6 +14,7 @@ from reward_sandbox.faults import (
     html,
     huge,
     late,
+    mislabelled,
     never,
     rate_limited,
     raw,
@@ -566,12 +567,9 @@ _REFUSALS: Final = (
         "unpaid",
         "2943",
         "未支付",
-        "taken, then -1: our deposit doesn't pay for it, nothing is charged in the end",
-        Behaviour(
-            (Stage(-1, refund=Decimal(1), outcome="failed", entry=_with(has_back_money="0.00")),),
-            _card,
-        ),
-        expect=Expect(state="failed", failure="supplier_balance", refunds=1, alerts=("supplier_balance",)),
+        "taken, then -1: our deposit doesn't pay for it, nothing is ever charged",
+        Behaviour((Stage(-1, outcome="failed"),), _card, extra={"unpaid": True}),
+        expect=Expect(state="failed", failure="supplier_balance", charges=0, alerts=("supplier_balance",)),
         shows=(9,),
         codes=("status -1",),
     ),
@@ -587,6 +585,17 @@ _REFUSALS_OF_US: Final = (
         expect=_WE_ARE_REFUSED,
         shows=(7, 18),
         account={**_SOON, "apikey": "not-the-sandbox-kasushou-apikey"},
+    ),
+    _card_product(
+        "unauthorised",
+        "3072",
+        "未授权",
+        "HTTP 401 without a body every time",
+        _create(empty(401).unbooked().always()),
+        expect=_WE_ARE_REFUSED,
+        shows=(7,),
+        codes=("HTTP 401",),
+        account=_SOON,
     ),
     _card_product(
         "user-wrong",
@@ -765,8 +774,18 @@ _REFUSALS_OF_US: Final = (
         "误报限流",
         "400 rate limit exceeded although the order is taken; the same number again: 400 外部订单号重复",
         _create(refused("400", "rate limit exceeded", booked=True)),
-        expect=Expect(cards=1, requests=2, callbacks=(True,)),
+        expect=Expect(cards=1, requests=2),
         shows=(17, 30),
+        calls_back=False,
+    ),
+    _card_product(
+        "limit-yet-taken-told",
+        "3073",
+        "误报限流有回调",
+        "400 rate limit exceeded although the order is taken; the callback tells before the number is sent again",
+        _create(refused("400", "rate limit exceeded", booked=True)),
+        expect=Expect(cards=1, callbacks=(True,), says="A callback outweighs the refusal: looked up, not sent again."),
+        shows=(30,),
     ),
 )
 
@@ -893,7 +912,11 @@ _REFUNDS: Final = (
         "3 with cards; after the delivery 5 with half of the money paid back, and a callback",
         Behaviour(_CARDS, _card),
         expect=Expect(
-            cards=1, alerts=("reversed",), reviews=("reversed",), after_sale="reversed", callbacks=(True, True)
+            cards=1,
+            alerts=("contradiction",),
+            reviews=("partial_refund",),
+            callbacks=(True, True),
+            says="No card is marked: nobody says which one the money is for.",
         ),
         shows=(12,),
         after=(Control("state", {"state": 5, "refund": "0.5", "callback": True}),),
@@ -1381,6 +1404,15 @@ _ODD_BUYS: Final = (
 
 _ODD_DETAILS: Final = (
     _card_product(
+        "wrong-label",
+        "3057",
+        "类型标错",
+        "buying and detail calls answer proper JSON in UTF-8 under Content-Type text/html; charset=gbk",
+        Behaviour(_CARDS, _card, faults={"create": (mislabelled().always(),), "query": (mislabelled().always(),)}),
+        expect=_DELIVERED,
+        shows=(27,),
+    ),
+    _card_product(
         "detail-malformed",
         "3040",
         "查询异常",
@@ -1742,7 +1774,8 @@ BEHAVIOURS: Final[Mapping[int, str]] = {
     9: "-1: the deposit doesn't pay for the order: failed, and the operator is told of the balance.",
     10: "4 or 5 with all the money back: failed.",
     11: "4 or 5 with less money back than was charged: a person looks.",
-    12: "5 after the delivery, by callback or found in the week of watching: marked as taken back, a person looks.",
+    12: "5 after the delivery, by callback or found in the week of watching: marked as taken back, a person looks. "
+    "With a part of the money back nothing is marked, and a person looks.",
     13: "5 with cards listed: failed, the cards are not delivered.",
     14: "Code 500, taken or not: looked up until that is settled.",
     15: "Taken, but the answer is lost or late: found by a look or because of the callback, and delivered.",
@@ -1784,6 +1817,7 @@ CODES: Final[Mapping[str, str]] = {
     "callback 4": "callback: cancelled",
     "callback 5": "callback: refunded",
     "HTTP 400": "sites that repeat the code as HTTP status: failure",
+    "HTTP 401": "we are refused",
     "HTTP 429": "too many requests",
     "HTTP 500": "sites that repeat the code as HTTP status: unknown error",
 }

@@ -17,6 +17,7 @@ from reward_sandbox.faults import (
     html,
     huge,
     late,
+    mislabelled,
     never,
     rate_limited,
     redirected,
@@ -307,7 +308,8 @@ SCENARIOS: Final = (
             "not_sent_in_time",
             requests=2,
             alerts=("supplier_refuses_us",),
-            says="One renewal and one more send, then the account is paused until a person has looked.",
+            says="One renewal and one more send; then the account pauses for a minute at a time, and here the "
+            "sending deadline comes first.",
         ),
         faults=_answers(refused("401", "access_token is not valid").always()),
         account={"send_by_seconds": 2.0},
@@ -343,6 +345,7 @@ SCENARIOS: Final = (
         "create: HTTP 429 with Retry-After: 1, then one card",
         Expect(cards=1, requests=2),
         faults=_answers(rate_limited(1)),
+        codes=("HTTP 429",),
     ),
     _jd(
         "json-bodies",
@@ -634,6 +637,15 @@ SCENARIOS: Final = (
         _CALLED,
         faults=_answers(empty()),
         shows=(16,),
+    ),
+    _jd(
+        "wrong-label",
+        "10096",
+        "类型标错",
+        "booked; the answer is proper JSON in UTF-8 under Content-Type text/html; charset=gbk",
+        Expect(cards=1),
+        faults=_answers(mislabelled()),
+        shows=(18,),
     ),
     _jd(
         "html-page",
@@ -1093,5 +1105,6 @@ CODES: Final[Mapping[str, str]] = {
     "1": "A business failure, with a text.",
     "100404": "The object that was named doesn't exist.",
     "HTTP 401": "The credentials or the token are refused.",
+    "HTTP 429": "Too many requests.",
     "status_code 1": "In a callback: delivered.",
 }
