@@ -186,7 +186,7 @@ async def _answer(desk: Desk, body: Body) -> Mapping[str, object]:
 def ordered_fault(body: Body) -> Fault:
     """The fault that an `answer` order describes."""
     changed: dict[str, Any] = {"times": count(body)}
-    for key in ("never", "drop", "booked"):
+    for key in ("never", "drop", "booked", "twice"):
         if key in body:
             changed[key] = flag(body, key)
     if "refuse" in body:
@@ -235,7 +235,9 @@ async def _callback(desk: Desk, body: Body) -> Mapping[str, object]:
     order = one_order(desk, body)
     attempt = await desk.call_back_now(order, text(body, "name", GENUINE))
     if attempt is None:
-        raise ValueError("this supplier has no such callback for this order")
+        raise ValueError(
+            "this supplier has no such callback for this order; docs/sandbox.md lists the names at each supplier"
+        )
     return {"callback": attempt.as_json()}
 
 
@@ -320,12 +322,13 @@ ACTIONS: Final[Mapping[str, Action]] = {
         '{"call": "query", "next": 2, "status": 502, "body": "<html>"}',
         "Let the next answers of one call go wrong: `status`, `body`, `content_type`, `headers`, `delay` (seconds), "
         "`never`, `drop`, `cut` (bytes of the body), `drip` (seconds between bytes), `refuse` (`code` and `text` in "
-        "the supplier's envelope); on create calls `booked` says whether the order is taken first. Calls: "
-        f"{', '.join(CALLS)}.",
+        "the supplier's envelope); on create calls `booked` says whether the order is taken first, and `twice` hands "
+        f"the request over two times. Calls: {', '.join(CALLS)}.",
         keys=(
             "call",
             "next",
             "booked",
+            "twice",
             "refuse",
             "status",
             "body",
@@ -347,15 +350,16 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "callback": Action(
         _callback,
         '{"number": "…", "name": "genuine"}',
-        "Send one callback about an order (by default the latest) now, once, and show the answer: genuine, again, or a "
-        "forgery; the names stand at each supplier.",
+        "Send one callback about an order now, once, and show the answer: the genuine one once more, or a forgery. "
+        "`number` is the number of the purchase, which `rewardctl order get --explain` shows; by default the latest. "
+        "The names are listed at each supplier.",
         keys=("number", "name"),
     ),
     "callbacks": Action(
         _callbacks,
         '{"send": "hold"}',
-        "`hold` keeps callbacks back; `now` sends them in their order, `backwards` the latest first; `twice` each "
-        "two times.",
+        "`hold` keeps callbacks back until `now` sends them in their order, or `backwards` the latest first; `twice` "
+        "sends each that comes from then on two times.",
         keys=("send",),
     ),
     "state": Action(

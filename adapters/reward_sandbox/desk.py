@@ -232,7 +232,8 @@ class Desk:
             return self._refuse(ordered.refusal or Refusal("", ordered.name))
         verdict = self._decide(body, decide)
         first = verdict.order
-        if first is not None and first.scenario.behaviour.repeated_request:
+        twice = ordered is not None and ordered.twice
+        if first is not None and (twice or first.scenario.behaviour.repeated_request):
             first.answering = first.scenario.behaviour.repeated_at_once
             verdict = self._decide(body, decide)
             first.answering = False

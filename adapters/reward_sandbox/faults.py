@@ -54,6 +54,8 @@ class Fault:
     """The connection is closed after so many bytes of the body."""
     drip: float = 0.0
     """Seconds between single bytes of the body."""
+    twice: bool = False
+    """On create calls: something on the way hands the request over twice; the client sees the second answer."""
 
     def unbooked(self) -> "Fault":
         """The same, before the order is taken."""

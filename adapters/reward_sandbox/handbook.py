@@ -10,7 +10,8 @@ from reward_sandbox.shops import Shop, shops
 
 CLOCK: Final = (
     "Move the books' time of all suppliers forward (seconds): stages, token ends, warranties and callback plans come "
-    "due. Requests' time stamps are still checked by the present time."
+    "due. Requests' time stamps are still checked by the present time, and the service's own clock stays: it looks "
+    "when its plan says so, or when a callback comes."
 )
 
 INTRODUCTION: Final = """\
@@ -33,13 +34,26 @@ books, the operator's alerts and the answers to callbacks with what stands here.
   From any client:
 
   ```sh
+  rewardctl products --search kasushou/
   rewardctl order create kasushou/card
+  rewardctl order create dushu/membership --phone 13800138000
   ```
 
 * **By recipient.** Top-ups can be steered without touching the product: a *magic recipient* gives any top-up of the
-  same supplier and the same kind of recipient the course of another one; price and product stay those of the order.
+  same supplier and the same kind of recipient the course of another one; price and product stay those of the order:
+
+  ```sh
+  rewardctl order create dushu/membership --phone {magic}    # ends like dushu/locked-phone
+  ```
+
 * **By the control API**, for whatever comes next, whoever orders it: `POST /control/SUPPLIER/ACTION` with a JSON body.
   `GET /control` shows what is ordered, `POST /control/reset` empties all books and lifts everything.
+
+Products are named by the supplier's number, which stands at each scenario. Some scenarios are about the account and
+not about one order (tokens, signatures, addresses, our clock): the service then pauses the account for a minute at
+a time, and every order there waits. `POST /control/reset` and `rewardctl suppliers resume ACCOUNT --reason …` end
+it. Under `make run` the service has its real plans: a look after a lost answer comes within seconds, a proof of
+absence takes minutes.
 
 Everything that looks random follows from `--seed` and the order's number: the same run gives the same cards.
 
@@ -70,10 +84,14 @@ def handbook() -> str:
         f"| `{name}` | {_code(action.example)} | {_cell(action.meaning)} |" for name, action in ACTIONS.items()
     )
     count = sum(len(shop.scenarios) for shop in shops().values())
-    parts = [INTRODUCTION.format(count=count, actions=actions, clock=CLOCK)]
+    parts = [INTRODUCTION.format(count=count, actions=actions, clock=CLOCK, magic=_magic("dushu", "locked-phone"))]
     for kind, shop in shops().items():
         parts += _supplier(kind, shop)
     return "\n".join(parts)
+
+
+def _magic(kind: str, name: str) -> str:
+    return next(scenario.magic for scenario in shops()[kind].scenarios if scenario.name == name)
 
 
 def _supplier(kind: str, shop: Shop) -> list[str]:

@@ -39,7 +39,7 @@ def envelope(response: web.Response) -> dict[str, object]:
     """The members of an answer on its way out; empty for what is no JSON object any more."""
     try:
         members = json.loads(response.body if isinstance(response.body, bytes) else b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return members if isinstance(members, dict) else {}
 

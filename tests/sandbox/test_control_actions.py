@@ -112,6 +112,21 @@ async def test_an_ordered_answer_replaces_the_proper_one(site: Site) -> None:
     assert (await site.buy("S2")).json["code"] == 200
 
 
+async def test_a_request_is_handed_over_twice(site: Site) -> None:
+    """Something on the way repeats it: the second answer is the one that arrives, here the refusal of a used number."""
+    await site.order("answer", call="create", twice=True)
+    assert (await site.buy("S1")).json["code"] == 400
+    assert [order["number"] for order in site.books] == ["S1"]
+    assert (await site.buy("S2")).json["code"] == 200
+
+
+async def test_an_answer_of_deep_json_goes_out_as_ordered(site: Site) -> None:
+    """However little sense it makes."""
+    await site.order("answer", call="create", body="[" * 60_000)
+    answer = await site.buy("S1")
+    assert (answer.status, len(answer.body)) == (200, 60_000)
+
+
 async def test_an_unbooked_answer_takes_no_order(site: Site) -> None:
     """The call leaves nothing but a refusal in the books."""
     await site.order("answer", status=500, body="", booked=False)
