@@ -22,7 +22,7 @@ from reward_adapters.contract import (
 )
 from reward_server import probes
 from reward_server.clock import Clock
-from reward_server.domain.moves import AlertKind, DeadlinePassed, sendable
+from reward_server.domain.moves import LONGEST_WAIT_MS, AlertKind, DeadlinePassed, sendable
 from reward_server.domain.order import Order, Source
 from reward_server.engine.account import Account
 from reward_server.engine.exchange import Broken, Pending
@@ -81,6 +81,8 @@ class Dispatcher:
         self._expiring: list[tuple[float, int, PurchaseKey]] = []
         self._expiry_timer: asyncio.TimerHandle | None = None
         self._queued: set[str] = set()
+        self._expires: dict[str, float] = {}
+        """Monotonic sending deadlines of what is queued or about to be sent."""
         self._tie = itertools.count()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._stopped = False
@@ -93,12 +95,14 @@ class Dispatcher:
         now_ms = self._clock.now_ms()
         # The deadline acts by itself: it must not wait for an account that rests.
         expires = self._clock.monotonic() + (send_deadline(order, order.purchase(key.number), account) - now_ms) / 1000
+        self._expires[key.number] = expires
         heapq.heappush(self._expiring, (expires, next(self._tie), key))
         if len(self._expiring) > 2 * len(self._queued) + STALE_ENTRIES:
             self._expiring = [entry for entry in self._expiring if entry[2].number in self._queued]
             heapq.heapify(self._expiring)
         self._set_expiry_timer()
-        self._push(key, account, max(0.0, (order.purchase(key.number).not_before - now_ms) / 1000))
+        wait_ms = min(order.purchase(key.number).not_before - now_ms, LONGEST_WAIT_MS)
+        self._push(key, account, max(0.0, wait_ms / 1000))
 
     def send_now(self, key: PurchaseKey, account: Account, order: Order, *, intended_at: float) -> None:
         """Sends a purchase whose intention was stored together with its order. The caller has taken the slot."""
@@ -178,6 +182,7 @@ class Dispatcher:
 
     async def _expire(self, key: PurchaseKey) -> None:
         """Never sent and never to be sent. The table says no if it was sent meanwhile."""
+        self._expires.pop(key.number, None)
         await self._ledger.apply(key, Happening(number=key.number, event=DeadlinePassed(), source=Source.DEADLINE))
 
     # --- One purchase
@@ -186,9 +191,11 @@ class Dispatcher:
         try:
             order = await self._ledger.load(key)
             if order.purchase(key.number) not in sendable(order):
+                self._expires.pop(key.number, None)
                 return
             no_token = await account.ensure_token()
-            if self._clock.now_ms() >= send_deadline(order, order.purchase(key.number), account):
+            # Counted since it was queued: a wall clock that jumped meanwhile ends nothing.
+            if self._clock.monotonic() >= self._expires.get(key.number, float("inf")):
                 await self._expire(key)
                 return
             if no_token is not None:
@@ -214,6 +221,7 @@ class Dispatcher:
             self._alert(AlertKind.DEFECT, f"a purchase at {account.name} couldn't be begun")
             self._again(key, account, DEFECT_REST_SECONDS)
             return
+        self._expires.pop(key.number, None)
         if intended is not None:
             await self._send(key, account, intended, intended_at)
 

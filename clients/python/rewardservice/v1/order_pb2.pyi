@@ -574,7 +574,8 @@ class Evidence(_message.Message):
     supplier said), "CalledBack" (its verified callback, a look follows), "SenderLost" (the process that was sending
     died), "AbsenceProven" (two looks found nothing), "DeadlinePassed", "CancelAsked" (the supplier is about to be asked
     to cancel), "CancelTaken", "CancelRefused" (what it said), "CancelConfirmed", "WatchOver" (nothing more can become
-    of what was delivered). New words may come.
+    of what was delivered), "OperatorDelivered", "OperatorDead", "Dismissed" (an operator's decision, with who and why).
+    New words may come.
     """
     detail: _builtins.str
     """The supplier's code and text, scrubbed of secrets."""
