@@ -32,7 +32,8 @@ REST = 0.02
 """Seconds that answers on their way get between two leaps."""
 
 LATE_SECONDS = 2.0
-"""A late answer comes after the read time-out of the test's accounts (1 s) and before their patience ends (3 s)."""
+PATIENT = 5.0
+"""A late answer comes after the read time-out of the test's accounts (1 s) and well before their patience ends."""
 
 ORDINARY = {"phone": "13800138000", "qq": "10001000", "account": "player-one"}
 
@@ -75,7 +76,11 @@ async def play(
         clock=clock.seconds if clock else time.time,
     )
     extra = "" if scenario.calls_back else '[callbacks]\npublic_url = ""\n'
-    place: dict[str, Any] = {"accounts": {kind: {**QUICK, **scenario.account}}, "extra": extra, "kinds": (kind,)}
+    place: dict[str, Any] = {
+        "accounts": {kind: {**QUICK, "answer_patience": PATIENT, **scenario.account}},
+        "extra": extra,
+        "kinds": (kind,),
+    }
     if clock:
         # In days that pass in seconds nobody should ask all the time for other products' forms.
         place["products"] = (product or f"{kind}/{scenario.name}",)

@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from reward_server.clock import Clock
+
+T = TypeVar("T")
 
 
 class LeapingLoop(asyncio.SelectorEventLoop):
@@ -49,7 +51,7 @@ class LeapingClock(Clock):
         return self._loop.time()
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Runs a coroutine on a loop that can leap."""
     with asyncio.Runner(loop_factory=LeapingLoop) as runner:
-        runner.run(main())
+        return runner.run(main())

@@ -1616,11 +1616,11 @@ _ODD_DETAILS: Final = (
         "3052",
         "批量缺单",
         "two orders asked for at once; the list leaves the second one out for a while",
-        Behaviour((Stage(1, seconds=6, entry=_small_one_left_out), _LISTED), _card),
+        Behaviour((Stage(1, seconds=30, entry=_small_one_left_out), _LISTED), _card),
         expect=Expect(cards=12, charges=2, requests=2, alerts=("contradiction",), callbacks=(True, True)),
         shows=(28,),
         quantity=12,
-        lapse=30,
+        lapse=60,
     ),
     _card_product(
         "look-back",
