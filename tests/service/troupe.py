@@ -21,6 +21,7 @@ import structlog
 
 from reward_sandbox import shops
 from reward_sandbox.scenario import Scenario
+from reward_server.app import StartError
 
 from .stage import expectation, outcome, play, story
 from .timelapse import run
@@ -111,26 +112,36 @@ def find(name: str) -> tuple[str, Scenario]:
 
 
 async def perform(name: str, *, last: bool) -> bool:
-    """Plays one scenario, prints what came of it and tells whether it did; unless it is the last try, only a result
-    that is as declared counts.
+    """Plays one scenario, prints what came of it and tells whether it did.
+
+    Before the last try a moment that was missed doesn't count; anything more than declared does (a charge, a create
+    call, a card), and so does every error but a port that somebody else took.
     """
     kind, scenario = find(name)
     other = name.partition("@")[2]
     ordered = {"product": f"{kind}/{other}", "recipient": scenario.magic} if other else {}
-    as_declared = False
+    missed = False
     with tempfile.TemporaryDirectory() as folder:
         try:
             async with play(kind, scenario, Path(folder), **ordered) as played:
                 came = outcome(played)
                 told = {"codes": sorted(played.codes), "timed_out": played.timed_out, "story": story(played)}
-                as_declared = came == expectation(scenario) and not played.timed_out
+                declared = expectation(scenario)
+                missed = (came != declared or played.timed_out) and not too_much(came, declared)
         except Exception as error:
             came, told = {"error": repr(error)}, {"codes": [], "timed_out": False, "story": ""}
-    if not as_declared and not last:
+            missed = isinstance(error, StartError)
+    if missed and not last:
         return False
     sys.stdout.write(json.dumps({"name": name, "outcome": came, **told}) + "\n")
     sys.stdout.flush()
     return True
+
+
+def too_much(came: dict[str, Any], declared: dict[str, Any]) -> bool:
+    """Whether money was spent or a card shown that the scenario doesn't declare: no busy machine excuses that."""
+    counted = ("charges", "requests", "cards", "cards nobody sold", "cards told to the operator")
+    return any(came[what] > declared[what] for what in counted)
 
 
 async def perform_all(names: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The calls of `RewardClient` that are for the people who run the service."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rewardservice.v1.operator_service_pb2_grpc import OperatorServiceAsyncStub
 
 
-class OperatorCalls:
+class OperatorCalls(ABC):
     """Supplier accounts, their products and their callbacks; orders that a person should look at, and decisions.
 
     Need a key with the permission to operate. `reason` is why somebody decides so (1 to 500 characters), `actor` the
@@ -121,15 +122,15 @@ class OperatorCalls:
     def _operator(self) -> "OperatorServiceAsyncStub":
         return OperatorServiceStub(self._shared_channel())
 
-    # What the client itself brings.
-
+    @abstractmethod
     async def _call(
         self,
         method: aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
         request: RequestT,
         timeout: float | None = None,
     ) -> ResponseT:
-        raise NotImplementedError
+        """One call with the client's deadline, credentials and retries."""
 
+    @abstractmethod
     def _shared_channel(self) -> aio.Channel:
-        raise NotImplementedError
+        """The client's channel."""
