@@ -45,8 +45,20 @@ test: $(VENV)/.ready ## Run every Python test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: torture
-torture: $(VENV)/.ready ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
+torture: $(VENV)/.ready torture-streams ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
 	PYTHONPATH=tests $(BIN)/python -m crash.torture $(OPTIONS)
+
+.PHONY: torture-streams
+torture-streams: $(VENV)/.ready ## Cut 50 subscribers' connections at random while 10,000 orders run (STREAMS="--orders 500 --seed 7")
+	PYTHONPATH=tests $(BIN)/python -m streams.torture $(STREAMS)
+
+.PHONY: bench-streams
+bench-streams: $(VENV)/.ready ## Measure the streams against bare gRPC on a calm machine (OPTIONS="--streams 1000 --rounds 3")
+	$(BIN)/python benchmarks/streams.py $(OPTIONS)
+
+.PHONY: simulate
+simulate: $(VENV)/.ready ## Play 100,000 orders with every fault on a virtual clock (OPTIONS="--seeds 7 --orders 50")
+	PYTHONPATH=tests $(BIN)/python -m simulation --seeds 0-1999 --orders 50 $(OPTIONS)
 
 .PHONY: check
 check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness

@@ -10,7 +10,7 @@ import pytest
 
 from reward_adapters.contract import Card, CardKind, ProductKind
 from reward_server.domain.order import Order, OrderState
-from reward_server.hub import Cards, Entry, Hub, Watcher
+from reward_server.hub import Cards, Entry, Hub, LogPruned, Watcher
 from reward_server.store import Change, Head, Store, Update
 from reward_server.store.open import open_store
 
@@ -224,6 +224,27 @@ async def test_an_update_is_encoded_once_per_view(log: Log) -> None:
         assert log.encoder.loaded == [["A"]]
 
 
+async def test_cards_are_there_for_whoever_comes_as_they_arrive(log: Log) -> None:
+    """A reader that comes in the moment in which loading ends finds the cards, not just the end of the loading."""
+    with log.hub.watch("shop") as one, log.hub.watch("shop") as two:
+        for watcher in (one, two):
+            await begin(log, watcher)
+        await log.order("A", card_count=1)
+        log.encoder.gate.clear()
+        [entry], [same] = await one.read(), await two.read()
+        assert same is entry
+        loading = asyncio.create_task(one.load([entry]))
+        await asyncio.sleep(0)
+        assert entry.loading is not None
+        log.encoder.gate.set()
+        begun = entry.loading
+        while not begun.done():  # noqa: ASYNC110 - the very turn of the loop is what matters
+            await asyncio.sleep(0)
+        await two.load([entry])
+        assert two.message(entry, full=True)
+        await loading
+
+
 async def test_a_failure_to_load_cards_is_not_kept(log: Log) -> None:
     """Cards that couldn't be loaded are asked for again."""
     with log.hub.watch("shop") as watcher:
@@ -236,6 +257,29 @@ async def test_a_failure_to_load_cards_is_not_kept(log: Log) -> None:
         log.encoder.fail = False
         await watcher.load(entries)
         assert watcher.message(entries[0], full=True)
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_what_was_pruned_before_it_was_read_is_told(log: Log, kept: int) -> None:
+    """A reader whose next updates went, all of them or the oldest, hears of it instead of skipping them."""
+    await log.change(await log.order("A"), 9)
+    with log.hub.watch("shop") as watcher:
+        await begin(log, watcher, after=2)
+        await log.store.prune("shop", 1 << 60, 10 - kept)
+        with pytest.raises(LogPruned):
+            await watcher.read()
+
+
+async def test_who_has_read_everything_minds_no_pruning(log: Log) -> None:
+    """Pruning what a watcher has behind it changes nothing for it."""
+    order = await log.change(await log.order("A"), 9)
+    with log.hub.watch("shop") as watcher:
+        await begin(log, watcher)
+        await log.store.prune("shop", 1 << 60, 10)
+        watcher.fall_behind()
+        assert await watcher.read() == []
+        await log.change(order)
+        assert await everything(watcher, 11) == [11]
 
 
 async def test_readers_of_the_past_share_what_they_read(log: Log) -> None:

@@ -81,6 +81,7 @@ def master(*lines: str) -> MasterKeys:
 
 
 @given(st.binary(max_size=64), st.lists(st.text(max_size=5), max_size=4))
+@pytest.mark.rule("D6")
 def test_a_value_opens_where_it_belongs(plaintext: bytes, where: list[str]) -> None:
     """Whatever is sealed comes back unchanged, and never sealed the same way twice."""
     sealed = SHOP.seal(plaintext, *where)
@@ -89,6 +90,7 @@ def test_a_value_opens_where_it_belongs(plaintext: bytes, where: list[str]) -> N
 
 
 @given(st.lists(st.text(max_size=3), max_size=3), st.lists(st.text(max_size=3), max_size=3))
+@pytest.mark.rule("D6")
 def test_a_value_opens_nowhere_else(here: list[str], there: list[str]) -> None:
     """Other words, other order, other division into words: it doesn't open."""
     assume(here != there)
@@ -97,6 +99,7 @@ def test_a_value_opens_nowhere_else(here: list[str], there: list[str]) -> None:
 
 
 @given(st.data())
+@pytest.mark.rule("D6")
 def test_a_changed_value_does_not_open(data: st.DataObject) -> None:
     """A flipped bit anywhere, or a cut anywhere, is found."""
     sealed = SHOP.seal(b"value", "card")
@@ -108,6 +111,7 @@ def test_a_changed_value_does_not_open(data: st.DataObject) -> None:
             SHOP.open(broken, "card")
 
 
+@pytest.mark.rule("D6")
 def test_another_client_cannot_open_a_value() -> None:
     """Neither under its own key, which is named, nor under a stolen one."""
     sealed = SHOP.seal(b"value")
@@ -121,6 +125,7 @@ def test_another_client_cannot_open_a_value() -> None:
 
 
 @given(CARDS, st.integers(1, 100))
+@pytest.mark.rule("D6")
 def test_a_card_opens_whole_in_its_place_only(card: Card, card_no: int) -> None:
     """Every field comes back; another place, order or purpose opens nothing."""
     sealed = SHOP.seal_card(card, "order", card_no)
@@ -175,6 +180,7 @@ REDEEMS = {"number", "secret", "link", "qr_image_url", "qr_content"}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Card)])
+@pytest.mark.rule("O9")
 def test_what_redeems_is_the_content_and_the_suppliers_number_the_identity(name: str) -> None:
     """A changed secret shows in the content, a changed price or warranty doesn't: it is still the same card."""
     prints = SHOP.card_print("order", CARD)
@@ -183,6 +189,7 @@ def test_what_redeems_is_the_content_and_the_suppliers_number_the_identity(name:
     assert (changed.identity != prints.identity) == (name == "supplier_card_number")
 
 
+@pytest.mark.rule("O9")
 def test_without_a_supplier_number_what_redeems_is_the_identity() -> None:
     """Texts around the card may be worded anew; number, secret, link or QR make another card."""
     card = replace(CARD, supplier_card_number="")
@@ -219,6 +226,7 @@ async def test_a_vault_opens_what_it_sealed_before_a_restart(store: Store) -> No
     assert await vault.client("shop") is shop
 
 
+@pytest.mark.rule("D6")
 async def test_clients_have_keys_of_their_own(store: Store) -> None:
     """What one client's sealer made no other's opens, the service's own included, and prints differ."""
     vault = await Vault.unlock(store, master(f"k-1 {KEY}"))
@@ -244,6 +252,7 @@ async def test_a_new_master_key_still_opens_the_old(store: Store) -> None:
         await Vault.unlock(store, master(f"k-2 {OTHER_KEY}"))
 
 
+@pytest.mark.rule("D14")
 async def test_a_wrong_master_key_is_told_at_once(store: Store) -> None:
     """Another key under the same id doesn't start a second history: it is refused by name."""
     await Vault.unlock(store, master(f"k-1 {KEY}"))
@@ -293,6 +302,7 @@ def test_a_created_key_file_is_private_and_read_back(tmp_path: Path) -> None:
     assert path.read_text() == content
 
 
+@pytest.mark.rule("D14")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
 def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     """Any right of group or others is too much; the message says what to do."""
@@ -303,6 +313,7 @@ def test_a_key_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None
         MasterKeys.read(path)
 
 
+@pytest.mark.rule("D14")
 def test_an_unreadable_key_file_is_refused(tmp_path: Path) -> None:
     """A missing file and one that isn't text are named."""
     with pytest.raises(MasterKeyRefused, match=r"nowhere can't be read"):

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
 from reward_adapters import _wire
-from reward_adapters._wire import FORM, form_bytes, join_url, retry_after, scrub, text, title
+from reward_adapters._wire import FORM, another, form_bytes, join_url, retry_after, scrub, text, title
 from reward_adapters.contract import (
     Absent,
     HttpReply,
@@ -196,9 +196,13 @@ def reference(value: object) -> str | None:
     return number if _REFERENCE.fullmatch(number) else None
 
 
-def names_another(said: Mapping[str, Any], field_name: str, ours: str | None) -> bool:
-    """Whether an answer names another number than ours. What is missing on either side contradicts nothing."""
-    return bool(ours) and text(said.get(field_name)) not in ("", ours)
+def names_another(said: Mapping[str, Any], field_name: str, ours: str | None, purchase: Purchase) -> str:
+    """That an answer names another number than ours, in words with both; "" when it doesn't. What is missing on either
+    side contradicts nothing.
+    """
+    if not ours or text(said.get(field_name)) in ("", ours):
+        return ""
+    return another(field_name, said.get(field_name), ours, purchase)
 
 
 def personal(purchase: Purchase) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from reward_adapters.contract import (
     NotSent,
     NotSentCause,
     ProductKind,
+    Purchase,
     Refused,
     RefusedFor,
     SupplierProduct,
@@ -179,6 +180,12 @@ def _one_line(message: object) -> str:
 def show_code(code: str) -> str:
     """A supplier's code fit for logs: a short number as it is, anything else scrubbed."""
     return code if re.fullmatch(r"-?[0-9]{1,8}", code) else scrub(code)[:40]
+
+
+def another(name: str, theirs: object, ours: str, purchase: Purchase) -> str:
+    """That an answer names another number than ours, with both; for people. `name` is the supplier's field."""
+    personal = (purchase.recipient.value if purchase.recipient else None, *purchase.form.values())
+    return f"the answer's {name} is {scrubbing.beside(text(theirs), ours, *personal)}, expected {ours}"
 
 
 def about(message: str) -> RefusedFor:

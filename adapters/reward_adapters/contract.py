@@ -8,6 +8,7 @@ never a guess. Only what is *known* to mean "not taken" is `Refused`.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -485,6 +486,9 @@ class Traits:
     """(overridable) How long after the last possible write "not found" may still be too early."""
     absence_resends: int = 0
     """How often the same number may be sent again after proven absence; 0: proven absence is death."""
+    query_horizon: float = math.inf
+    """(overridable) How long after the first intention to send the supplier still finds a purchase by our number: "not
+    found" after that proves nothing."""
     aftersale_watch: float = 0.0
     """(overridable) How long after delivery something may still become of it; 0: settled at delivery. A card's own
     `warranty_until` counts before this."""

@@ -29,6 +29,7 @@ from urllib.parse import urlencode
 from reward_adapters._wire import (
     JSON,
     amount,
+    another,
     cannot_say,
     join_url,
     json_bytes,
@@ -69,7 +70,7 @@ from reward_adapters.contract import (
     Unclear,
     secret,
 )
-from reward_adapters.money import Money, show_yuan
+from reward_adapters.money import UNITS_PER_YUAN, Money, show_yuan
 
 SUCCESS = "0000"
 RECHARGE_FAILED = "2005"
@@ -152,7 +153,9 @@ class Dushu:
         queryable=True,
         needs_token=True,
         token_margin=200.0,
+        not_found_grace=60.0,  # not documented; assumed because orders are booked at once: a minute is long
         absence_resends=2,
+        look_delays=(2.0, 5.0, 15.0, 60.0, 300.0),  # not documented; assumed because orders are seldom NEW for long
         send_by=dict.fromkeys(ProductKind, DEADLINE),
         settle_by=dict.fromkeys(ProductKind, DEADLINE),
     )
@@ -276,6 +279,10 @@ def _created_body(purchase: Purchase, config: Config) -> bytes:
     return ("{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}").encode()
 
 
+HIGHEST = Money(1_000_000 * UNITS_PER_YUAN)
+"""Above this it is no amount that anybody was charged; a number of another kind must not be shown as one."""
+
+
 def fee(purchase: Purchase, config: Config) -> Money:
     """The agreed price, as the supplier compares it."""
     return total(purchase) if config.fee_mode == "total" else purchase.unit_cost
@@ -311,7 +318,7 @@ def _read_success(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
     if not order_number:
         return Unclear("success without orderNumber")
     if "tradeNo" in data and text(data["tradeNo"]) != purchase.number:
-        return Unclear("the answer is about another tradeNo", doubt=Doubt.CONTRADICTION)
+        return Unclear(another("tradeNo", data["tradeNo"], purchase.number, purchase), doubt=Doubt.CONTRADICTION)
     return Delivered(supplier_reference=order_number)
 
 
@@ -339,7 +346,7 @@ def read_detail(reply: HttpReply, *, purchase: Purchase, config: Config, token: 
 def _read_order(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
     order_number, cost = text(data.get("orderNumber")) or None, amount(data.get("totalFee"))
     if difference := _difference(data, purchase):
-        return Unclear(f"the order detail differs from our purchase: {difference}", doubt=Doubt.CONTRADICTION)
+        return Unclear(difference, doubt=Doubt.CONTRADICTION)
     match data.get("orderStatus"):
         case "COMPLETE":
             return Delivered(cost=cost, supplier_reference=order_number)
@@ -350,17 +357,20 @@ def _read_order(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
 
 
 def _difference(data: Mapping[str, Any], purchase: Purchase) -> str | None:
-    """The first field that tells of another order than ours. Absent fields tell nothing, except for our number."""
+    """The first field that tells of another order than ours, in words with both values. Absent fields tell nothing,
+    except for our number.
+    """
     ours = str(int(purchase.supplier_product)) if purchase.supplier_product.isdecimal() else ""
     if text(data.get("tradeNo")) != purchase.number:
-        return "tradeNo"
+        return another("tradeNo", data.get("tradeNo"), purchase.number, purchase)
     if data.get("productId") is not None and text(data["productId"]) != ours:
-        return "productId"
-    if data.get("totalFee") is not None and amount(data["totalFee"]) != total(purchase):
-        return "totalFee"
+        return another("productId", data["productId"], ours or purchase.supplier_product, purchase)
+    if data.get("totalFee") is not None and (charged := amount(data["totalFee"])) != total(purchase):
+        told = "no amount" if charged is None or charged > HIGHEST else f"{show_yuan(charged)} yuan"
+        return f"the answer's totalFee is {told}, expected {show_yuan(total(purchase))} yuan"
     known = purchase.supplier_reference
     if known and data.get("orderNumber") is not None and text(data["orderNumber"]) != known:
-        return "orderNumber"
+        return another("orderNumber", data["orderNumber"], known, purchase)
     return None
 
 

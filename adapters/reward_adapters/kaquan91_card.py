@@ -290,12 +290,12 @@ def read_cards(result: Any, other: Mapping[str, Any], purchase: Purchase, zone: 
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         return Unclear("a success whose result is no list of cards")
     for said in (other, *entries):
-        if wire.names_another(said, "card_id", purchase.supplier_product):
-            return Unclear("the answer is about another product", doubt=Doubt.CONTRADICTION)
-        if wire.names_another(said, "out_order_id", purchase.number) or wire.names_another(
-            said, "pay_order_id", purchase.supplier_reference
+        if told := (
+            wire.names_another(said, "card_id", purchase.supplier_product, purchase)
+            or wire.names_another(said, "out_order_id", purchase.number, purchase)
+            or wire.names_another(said, "pay_order_id", purchase.supplier_reference, purchase)
         ):
-            return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+            return Unclear(told, doubt=Doubt.CONTRADICTION)
 
     listed: dict[Card, None] = {}  # in the supplier's order; an entry that is listed twice is one card
     cancelled: dict[str, Money | None] = {}
@@ -309,7 +309,8 @@ def read_cards(result: Any, other: Mapping[str, Any], purchase: Purchase, zone: 
                 return unclear
     numbers = [card.supplier_card_number for card in listed if card.supplier_card_number]
     if len(numbers) != len(set(numbers)):
-        return Unclear("one card's number stands at two different cards", doubt=Doubt.CONTRADICTION)
+        told = f"{len(numbers)} cards have only {len(set(numbers))} different order_id"
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
 
     paid_as = wire.reference(other.get("pay_order_id"))
     good = [card for card in listed if card.after_sale is not AfterSale.REVERSED]

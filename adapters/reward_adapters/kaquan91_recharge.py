@@ -24,7 +24,17 @@ from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 from reward_adapters import _kaquan91 as wire
-from reward_adapters._wire import amount, callback_fields, count, fen_amount, known_details, same_text, scrub, text
+from reward_adapters._wire import (
+    amount,
+    another,
+    callback_fields,
+    count,
+    fen_amount,
+    known_details,
+    same_text,
+    scrub,
+    text,
+)
 from reward_adapters.contract import (
     Absent,
     Accepted,
@@ -131,7 +141,7 @@ class Kaquan91Recharge:
         max_units_per_purchase=100,  # not documented; assumed because the manual names no limit
         read_timeout=60.0,  # not documented; assumed because a public client of the sister brand waits as long
         not_found_grace=60.0,  # not documented; assumed because the number is given out in the answer to the purchase
-        look_delays=(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, HOUR),
+        look_delays=(30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, HOUR),  # not documented; assumed: a person recharges
         aftersale_watch=CONFIRMATION + HOUR,
         send_by={ProductKind.TOPUP: 24 * HOUR, ProductKind.MEMBERSHIP: 24 * HOUR},
         settle_by={
@@ -289,10 +299,14 @@ def read_order(order: Mapping[str, object], purchase: Purchase) -> Outcome:
     6 failed. That 6 comes with a refund to the balance is documented for take-downs only; assumed for the rest because
     the order is closed. How much came back isn't said.
     """
-    if order["out_order_id"] != purchase.number or wire.names_another(order, "order_id", purchase.supplier_reference):
-        return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
-    if wire.names_another(order, "card_id", purchase.supplier_product):
-        return Unclear("the answer is about another product", doubt=Doubt.CONTRADICTION)
+    if order["out_order_id"] != purchase.number:
+        told = another("out_order_id", order["out_order_id"], purchase.number, purchase)
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
+    if told := (
+        wire.names_another(order, "order_id", purchase.supplier_reference, purchase)
+        or wire.names_another(order, "card_id", purchase.supplier_product, purchase)
+    ):
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
     reference = wire.reference(order.get("order_id"))
     price = amount(order.get("price"))
     match text(order.get("status")):
@@ -317,11 +331,11 @@ def read_cancelled(reply: HttpReply, purchase: Purchase) -> CancelAnswer:
     """
     match wire.read_envelope(reply, *wire.personal(purchase)):
         case wire.Success({"out_order_id": str(number)} as result, _) if number == purchase.number:
-            if wire.names_another(result, "order_id", purchase.supplier_reference):
-                return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+            if told := wire.names_another(result, "order_id", purchase.supplier_reference, purchase):
+                return Unclear(told, doubt=Doubt.CONTRADICTION)
             return Cancelled(refund=fen_amount(result.get("price")), detail="taken down")
-        case wire.Success({"out_order_id": str()}, _):
-            return Unclear("the answer is about another order", doubt=Doubt.CONTRADICTION)
+        case wire.Success({"out_order_id": str(number)}, _):
+            return Unclear(another("out_order_id", number, purchase.number, purchase), doubt=Doubt.CONTRADICTION)
         case wire.Success():
             return Unclear("a success whose result names no order of ours")
         case wire.Failure(message) as failure if wire.says_try_later(failure):

@@ -34,6 +34,7 @@ from reward_adapters._wire import (
     JSON,
     about,
     amount,
+    another,
     callback_fields,
     cannot_say,
     check_timezone,
@@ -158,7 +159,9 @@ CHOICE_TYPES = frozenset({"select", "radio"})
 """Types of form fields that take exactly one of their options. Source: page 45. Check boxes take several and cascades
 are nested: for these any value is let through."""
 
-AFTERSALE_WATCH = 7 * 24 * 3600.0
+DAY = 24 * 3600.0
+
+AFTERSALE_WATCH = 7 * DAY
 AFTERSALE_EVERY = 12 * 3600.0
 """Shops take orders back after success (status 5); until when isn't documented. Assumed: within a week."""
 
@@ -192,7 +195,8 @@ class Config:
     send_mark_empty: bool = True
     """Whether the empty remark is sent: older shops require the field."""
     query_day: str = "0"
-    """How many days back the order detail looks; "0" is for ever."""
+    """How many days back the order detail looks; "0" is for ever. An order that isn't found when it may be older than
+    that is in doubt, not absent."""
     not_found_texts: tuple[str, ...] = ("订单不存在",)
     """Parts of texts by which the order detail says that it doesn't know the number."""
     duplicate_texts: tuple[str, ...] = ("重复", "已存在", "duplicate")
@@ -210,8 +214,10 @@ class Config:
     """Kinds by product `id`, where the shop's product is of another kind than the one in the catalogue."""
 
     def __post_init__(self) -> None:
-        """Refuses an unknown time zone."""
+        """Refuses an unknown time zone, and a look-back that isn't a number of days."""
         check_timezone(self.timezone)
+        if not re.fullmatch("[0-9]{1,4}", self.query_day):
+            raise ValueError("query_day is a whole number of days; 0 looks back for ever")
 
 
 class Kasushou:
@@ -223,6 +229,8 @@ class Kasushou:
         calls_back=True,
         max_units_per_purchase=100,
         read_timeout=15.0,
+        not_found_grace=60.0,  # not documented; assumed because the answer brings the order's number: it is booked
+        # The advice is every 1-3 s until the end; that a minute of it is enough is assumed, to spare a busy shop.
         look_delays=(*[2.0] * 30, 5.0, 10.0, 30.0, 60.0, 300.0),
         aftersale_watch=AFTERSALE_WATCH,
         aftersale_every=AFTERSALE_EVERY,
@@ -232,6 +240,9 @@ class Kasushou:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        if days := int(config.query_day):
+            # Not documented; assumed to count calendar days: of the first one an hour may be left.
+            self.traits = replace(self.traits, query_horizon=(days - 1) * DAY)
 
     def place(self, purchase: Purchase, context: Context) -> Call[Outcome] | Refused:
         """Source: page 48."""
@@ -383,7 +394,8 @@ def read_bought(reply: HttpReply, *, purchase: Purchase, config: Config) -> Outc
 
 def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
     if data.get("external_orderno") is not None and text(data["external_orderno"]) != purchase.number:
-        return Unclear("the answer is about another external_orderno", doubt=Doubt.CONTRADICTION)
+        told = another("external_orderno", data["external_orderno"], purchase.number, purchase)
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
     if not text(data.get("ordersn")):
         return Unclear("taken, but without ordersn")
     # Later editions of the manual add the status.
@@ -425,14 +437,15 @@ def _find(orders: Sequence[object], purchase: Purchase) -> Outcome:
         case []:
             return Absent("not in the list")
         case _:
-            return Unclear(f"{len(found)} orders under one number", doubt=Doubt.CONTRADICTION)
+            return Unclear(f"{len(found)} orders under one number, 1 was placed", doubt=Doubt.CONTRADICTION)
 
 
 def read_order(order: Mapping[str, Any], purchase: Purchase) -> Outcome:
     """What one order's state means for us."""
     reference, cost = text(order.get("ordersn")) or None, amount(order.get("total_price"))
     if reference and purchase.supplier_reference and reference != purchase.supplier_reference:
-        return Unclear("the order has another ordersn than before", doubt=Doubt.CONTRADICTION)
+        told = another("ordersn", reference, purchase.supplier_reference, purchase)
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
     match text(order.get("status")):
         case Status.UNPAID:
             message = "not paid from our deposit"
@@ -458,7 +471,7 @@ def _read_done(listed: object, purchase: Purchase, reference: str | None, cost: 
     cards = [read_card(entry) for entry in entries] if isinstance(entries, list) else [None]
     readable = tuple(card for card in cards if card)
     if len(readable) < len(cards):
-        return Unclear("done, but the cards aren't readable")
+        return Unclear(f"done, but only {len(readable)} of {len(cards)} cards listed are readable")
     complete = len(readable) >= purchase.quantity
     return Delivered(cards=readable, complete=complete, supplier_reference=reference, cost=cost)
 

@@ -33,6 +33,7 @@ from reward_adapters._wire import (
     JSON,
     Encoding,
     about,
+    another,
     callback_fields,
     cannot_say,
     check_timezone,
@@ -154,6 +155,9 @@ class Kuaiduibao:
         needs_token=True,
         price_guard=False,
         calls_back=True,
+        # No page tells of a query: these two are for apps that were granted one, and are assumed.
+        not_found_grace=60.0,
+        look_delays=(1.0, 3.0, 10.0, 30.0, 60.0, 300.0),
         send_by=DEADLINES,
         settle_by=DEADLINES,
     )
@@ -304,7 +308,8 @@ def _read_taken(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
     cards = [read_card(entry) for entry in entries] if isinstance(entries, list) else [None]
     readable = tuple(card for card in cards if card)
     if len(readable) < len(cards):
-        return Unclear("code 0, but the cards aren't readable", doubt=Doubt.CARD_MISSING)
+        told = f"code 0, but only {len(readable)} of {len(cards)} cards listed are readable"
+        return Unclear(told, doubt=Doubt.CARD_MISSING)
     bare = any(card.number and not card.secret for card in readable)
     return Delivered(
         cards=readable,
@@ -352,9 +357,10 @@ def read_queried(reply: HttpReply, *, purchase: Purchase, token: str | None) -> 
 def _read_found(data: Mapping[str, Any], purchase: Purchase) -> Outcome:
     order_no, status, known = text(data.get("order_no")), text(data.get("status")), purchase.supplier_reference
     if data.get("out_trade_no") is not None and text(data["out_trade_no"]) != purchase.number:
-        return Unclear("the answer is about another out_trade_no", doubt=Doubt.CONTRADICTION)
+        told = another("out_trade_no", data["out_trade_no"], purchase.number, purchase)
+        return Unclear(told, doubt=Doubt.CONTRADICTION)
     if known and order_no and order_no != known:
-        return Unclear("the order has another order_no than before", doubt=Doubt.CONTRADICTION)
+        return Unclear(another("order_no", order_no, known, purchase), doubt=Doubt.CONTRADICTION)
     if not order_no or status != QUERIED_DONE:
         return Unclear(f"the query tells nothing: status {show_code(status)!r}")
     if purchase.product_kind.delivers_cards or data.get("cards"):
@@ -437,7 +443,8 @@ def read_callback(callback: Callback, config: Config) -> Notice | CallbackRefuse
         case "1":
             outcome = Delivered(supplier_reference=order_no or None)
         case other:
-            outcome = Unclear(f"callback with status_code {show_code(other)!r}", doubt=Doubt.CONTRADICTION)
+            told = f"callback with status_code {show_code(other)!r}, only '1' (success) is documented"
+            outcome = Unclear(told, doubt=Doubt.CONTRADICTION)
     return Notice(
         number=number,
         supplier_reference=order_no or None,

@@ -17,6 +17,8 @@ MASK = "***"
 MESSAGE_LENGTH = 200
 """More of a supplier's text than this is not kept."""
 
+_BESIDE = 40
+"""Characters kept of a number that isn't like ours."""
 _WINDOW = 4
 """So many times the length that is kept is read: masking shortens."""
 _FEW = 5
@@ -91,6 +93,27 @@ def scrub(message: str, *hidden: str | None, most: int = MESSAGE_LENGTH, codes: 
     line = _CHUNK.sub(lambda chunk: MASK if _LINK.search(chunk[0]) else chunk[0], line)
     line = _SPELLED.sub(MASK, line)
     return _mask(line, codes=codes)[:most]
+
+
+def beside(theirs: str, ours: str, *hidden: str | None) -> str:
+    """A supplier's number that should be ours, fit to stand beside ours: as it came where it has the shape of ours (as
+    long, only digits where ours is, the same signs at the same places), without the values given; anything else is
+    scrubbed.
+
+    A number of the same kind is what a mix-up brings, and an operator has to search for it. What else may stand where
+    an order's number should be, a card even, hardly has its shape.
+    """
+    line = normal(theirs[: _WINDOW * MESSAGE_LENGTH])
+    if _shape(line) != _shape(ours):
+        return scrub(theirs, *hidden, most=_BESIDE) or "nothing"
+    for value in map(normal, filter(None, hidden)):
+        # A part of a number may equal a shorter one by chance.
+        line = _without(line, value) if len(value) >= _HIDDEN else line
+    return line
+
+
+def _shape(number: str) -> tuple[str, bool]:
+    return "".join("x" if c.isascii() and c.isalnum() else c for c in number), number.isdecimal()
 
 
 def normal(text: str) -> str:

@@ -58,6 +58,10 @@ async def _callback(request: web.Request) -> web.Response:
     except web.HTTPRequestEntityTooLarge:
         log.warning("callback too large", account=account)
         raise
+    except (ConnectionError, web.RequestPayloadError) as error:
+        # Nobody is left to answer. Suppliers repeat what wasn't acknowledged.
+        log.info("callback broke off", account=account, why=type(error).__name__)
+        return web.Response(status=400)
     callback = Callback(
         body=body,
         content_type=request.headers.get("Content-Type", ""),

@@ -10,7 +10,6 @@ an update is encoded at most once per view, whoever sends it; what waits for a s
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -51,7 +50,7 @@ class Entry:
     def __init__(self, update: Update) -> None:
         self.update = update
         self.cards: Cards | None = None if update.order.card_count else ()
-        self.loading: asyncio.Future[list[Cards]] | None = None
+        self.loading: asyncio.Future[None] | None = None
         self.messages: list[bytes | None] = [None, None]
 
 
@@ -132,6 +131,7 @@ class Watcher:
     __slots__ = (
         "_behind",
         "_changed",
+        "_head",
         "_hub",
         "_pending",
         "_tail",
@@ -150,6 +150,8 @@ class Watcher:
         self._hub = hub
         self._tail: Tail | None = None
         self._changed = asyncio.Event()
+        self._head = 0
+        """Where the log ended when we started."""
         self._pending: list[int] = []
         self._behind = False
 
@@ -166,6 +168,7 @@ class Watcher:
     def start(self, position: int, head: Head) -> None:
         """Begins after `position`; `head` was read after this watcher was entered."""
         self._entered().epoch = head.epoch
+        self._head = head.position
         self.position = position
         if position < head.position:
             self.fall_behind()
@@ -217,10 +220,10 @@ class Watcher:
         fresh = [entry for entry in missing if entry.loading is None]
         if fresh:
             # A task of its own: the reader that began it may go away while others wait for it.
-            loading = asyncio.ensure_future(self._hub.encoder.cards([entry.update.order for entry in fresh]))
+            loading = asyncio.ensure_future(_load(self._hub.encoder, fresh))
             for entry in fresh:
                 entry.loading = loading
-            loading.add_done_callback(partial(_loaded, fresh))
+            loading.add_done_callback(_noted)
         for begun in {entry.loading for entry in missing if entry.loading is not None}:
             await asyncio.shield(begun)
 
@@ -259,8 +262,10 @@ class Watcher:
             # Later positions than the tail's own are still to be hinted at.
             more = tail.position is None or page[-1].update.position < tail.position
         else:
+            newest = max(self._head, tail.position or 0)
             updates = await self._hub.store.updates(self.client_id, self.position, PAGE_UPDATES)
-            if updates and updates[0].position != self.position + 1:
+            # Nothing at all where there was something is a log that was pruned to its end.
+            if (updates[0].position != self.position + 1) if updates else (newest > self.position):
                 raise LogPruned
             page = [tail.replay(update) for update in updates]
             more = len(page) == PAGE_UPDATES
@@ -371,10 +376,19 @@ class Hub:
                 tail.add(update)
 
 
-def _loaded(entries: list[Entry], loading: asyncio.Future[list[Cards]]) -> None:
-    failed = loading.cancelled() or loading.exception() is not None
-    for place, entry in enumerate(entries):
+async def _load(encoder: Encoder, entries: list[Entry]) -> None:
+    # The cards are there before the task is done: whoever finds it done doesn't wait for anything any more.
+    try:
+        loaded = await encoder.cards([entry.update.order for entry in entries])
+        for entry, cards in zip(entries, loaded, strict=True):
+            entry.cards = cards
+    finally:
         # After a failure the next reader tries again.
-        entry.loading = None
-        if not failed:
-            entry.cards = loading.result()[place]
+        for entry in entries:
+            entry.loading = None
+
+
+def _noted(loading: asyncio.Future[None]) -> None:
+    # Those who wait are told of a failure; when they have all left, nobody needs to be.
+    if not loading.cancelled():
+        loading.exception()

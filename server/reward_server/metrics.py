@@ -101,6 +101,14 @@ class Metrics:
         self._account_paused = _Labelled(
             Gauge("reward_account_paused", "1 while nothing is bought at the account.", ["account"], registry=registry)
         )
+        self._account_rests = _Labelled(
+            Counter(
+                "reward_account_rests",
+                "Times that nothing was bought at the account for a while, by cause.",
+                ["account", "cause"],
+                registry=registry,
+            )
+        )
         self._supplier_balance = _Labelled(
             Gauge(
                 "reward_supplier_balance_yuan",
@@ -166,6 +174,10 @@ class Metrics:
     def account_paused(self, account: str, *, paused: bool) -> None:
         """An account was paused or resumed; called once at start too, so that the account is listed."""
         self._account_paused(account).set(paused)
+
+    def account_rests(self, account: str, cause: str, *, times: int = 1) -> None:
+        """An account began to rest. Called with 0 times for every cause at start."""
+        self._account_rests(account, cause).inc(times)
 
     def supplier_balance(self, account: str, yuan: float) -> None:
         """A supplier told our balance."""

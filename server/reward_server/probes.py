@@ -19,6 +19,13 @@ POINTS: Final[Mapping[str, str]] = {
     "note.stored": "it is noted",
     "cancel.storing": "a client's wish to cancel is about to be stored",
     "cancel.stored": "it is stored, and neither was the client told nor the supplier asked",
+    # What operators decide.
+    "decide.storing": "what a decision about a purchase means is made out and its cards are sealed",
+    "decide.stored": "it is stored with its record, and neither was the operator told nor anything done about it",
+    "pause.storing": "an operator's pause of an account is about to be stored",
+    "pause.stored": "it is stored, and the account is still bought from",
+    "resume.storing": "the end of a pause is about to be stored",
+    "resume.stored": "it is stored, and the account still rests",
     # Suppliers.
     "send.begin": "the intention is on disk, the request isn't begun",
     "send.timeout": "the read time-out passed and the exchange stays open; the doubt isn't stored",

@@ -162,6 +162,7 @@ def test_a_purchase_is_signed_as_it_is_sent() -> None:
         (replace(PURCHASE, quantity=3), "total", "1095.00"),
     ],
 )
+@pytest.mark.rule("O10")
 def test_fee_is_the_expected_cost(purchase: Purchase, mode: str, fee: str) -> None:
     """The agreed price is sent to the last digit, never the limit, of one unit or of all as the account says."""
     config = TypeAdapter(Config).validate_python({**vars(CONFIG), "fee_mode": mode})
@@ -302,6 +303,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("code", "topic"), REFUSALS.items())
+@pytest.mark.rule("P11")
 def test_reviewed_codes_are_certain_on_a_first_send(code: str, topic: RefusedFor) -> None:
     """A reviewed code refuses for certain; after a second send it may be about the first, so the engine looks."""
     answer = failure(code, "手机15888888888已锁定")
@@ -340,6 +342,7 @@ def test_unknown_codes_alert() -> None:
 )
 @pytest.mark.parametrize("as_text", [True, False])
 @pytest.mark.parametrize("status", [200, 401, 403])
+@pytest.mark.rule("P6")
 def test_gateway_codes_had_no_effect(
     field: str, codes: list[int], cause: NotSentCause, as_text: bool, status: int
 ) -> None:

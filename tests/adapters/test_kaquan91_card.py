@@ -173,6 +173,7 @@ def test_a_query_names_our_number_alone() -> None:
     ("unit_limit", "quantity", "written"),
     [(Money(42_099), 1, "4.20"), (Money(42_099), 3, "12.62"), (Money(100), 1, "0.01"), (Money(50), 3, "0.01")],
 )
+@pytest.mark.rule("O10")
 def test_the_limit_is_the_total_rounded_down(unit_limit: Money, quantity: int, written: str) -> None:
     """`order_money` is the limit of all units together and never above it."""
     body = place(replace(PURCHASE, unit_limit=unit_limit, quantity=quantity)).request.body
@@ -605,6 +606,7 @@ def test_another_order_is_a_contradiction(answered: HttpReply) -> None:
         (None, RefusedFor.OTHER),
     ],
 )
+@pytest.mark.rule("P11")
 def test_a_failure_text_classifies_a_refusal_but_never_makes_it_certain(message: str | None, about: RefusedFor) -> None:
     """`code` 0 to a purchase is a refusal to be checked by a query, whose own `code` 0 proves nothing."""
     failure = reply({"code": 0, "msg": message, "result": None})

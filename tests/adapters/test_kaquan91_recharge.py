@@ -292,6 +292,7 @@ def test_accounts_with_special_characters_are_signed_as_configured(account: str)
         ({"money_scope": "unit", "money_type": "1"}, "1234"),
     ],
 )
+@pytest.mark.rule("O10")
 def test_the_limit_has_its_unit_and_scope(changes: dict[str, str], money: str) -> None:
     """The same limit is 24.69 yuan or 2469 fen, for the whole order or for one unit, and always rounded down."""
     fields = written(replace(PURCHASE, unit_limit=Money(123_499), quantity=2), **changes)
@@ -467,6 +468,7 @@ def test_what_is_not_understood_is_unclear(answered: HttpReply) -> None:
         ("合作商订单号重复", RefusedFor.OTHER),
     ],
 )
+@pytest.mark.rule("P11")
 def test_a_failure_text_classifies_a_refusal_but_never_makes_it_certain(message: str, about: RefusedFor) -> None:
     """`code` 0 to a purchase is a refusal to be checked by a query, whose own `code` 0 proves nothing."""
     outcome = placed(reply({"code": 0, "msg": message}))

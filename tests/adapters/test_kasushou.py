@@ -277,6 +277,7 @@ def test_optional_fields_follow_the_account() -> None:
         ("0.01", 1, "unit", "0.01"),
     ],
 )
+@pytest.mark.rule("O10")
 def test_safe_price_is_the_limit_rounded_down(limit: str, quantity: int, mode: str, written: str) -> None:
     """Of one unit or of all, and never above what may be paid."""
     config = TypeAdapter(Config).validate_python({**vars(CONFIG), "safe_price_mode": mode})
@@ -321,7 +322,7 @@ def test_the_configuration_is_checked() -> None:
     accounts = TypeAdapter(Config)
     config = accounts.validate_python({**vars(CONFIG), "callback_slash_modes": ["raw"], "not_found_texts": ["无此单"]})
     assert (config.callback_slash_modes, config.not_found_texts) == (("raw",), ("无此单",))
-    for wrong in ({"safe_price_mode": "each"}, {"callback_slash_modes": ["none"]}):
+    for wrong in ({"safe_price_mode": "each"}, {"callback_slash_modes": ["none"]}, {"query_day": "a month"}):
         with pytest.raises(ValidationError):
             accounts.validate_python({**vars(CONFIG), **wrong})
 

@@ -150,6 +150,7 @@ def test_what_is_not_offered_is_named() -> None:
 
 
 @pytest.mark.parametrize("limit", ["0.01", "99.00", "100000"])
+@pytest.mark.rule("O10")
 def test_no_price_is_on_the_wire(limit: str) -> None:
     """The supplier has no guard, whatever the limit: the trait says so, and no field carries it."""
     assert not SUPPLIER.traits.price_guard
@@ -329,6 +330,7 @@ def test_cards_are_read_in_every_documented_shape(entry: dict[str, object], card
     assert said(taken(entry)) == Delivered(cards=(card,), supplier_reference="TO01150000066", detail=warning)
 
 
+@pytest.mark.rule("P11")
 def test_a_refusal_that_speaks_of_a_repeated_number_is_not_believed() -> None:
     """Something on the way may have sent the request twice; the first one may have bought."""
     read = said({"code": 1, "msg": "商户订单号重复，请勿重复下单", "data": None})
@@ -378,6 +380,7 @@ def test_cards_for_a_topup_contradict_it() -> None:
         (100404, "activity invalid", RefusedFor.OTHER),
     ],
 )
+@pytest.mark.rule("P6", "P11")
 def test_known_codes_are_refusals_on_a_first_send_only(code: object, text: str | None, topic: RefusedFor) -> None:
     """Codes 1 and 100404 prove "not taken" once; after a second send they may be about the first."""
     answer = {"code": code, "msg": text, "data": None, "extra": None}
@@ -388,6 +391,7 @@ def test_known_codes_are_refusals_on_a_first_send_only(code: object, text: str |
 
 
 @pytest.mark.parametrize("sends", [1, 2])
+@pytest.mark.rule("P6")
 def test_other_codes_prove_nothing_and_are_told(sends: int) -> None:
     """A code that nobody published leaves the outcome open and alerts the operator, with its text scrubbed."""
     answer = {"code": 987654, "msg": "号码13800001234 token tttt5678", "data": None}
@@ -562,7 +566,8 @@ def test_any_other_status_is_for_a_person() -> None:
     fields = {**GOOD, "status_code": "2"}
     notice = called({**fields, "_sign": VECTORS[3][3]})
     assert isinstance(notice, Notice)
-    assert notice.outcome == Unclear("callback with status_code '2'", doubt=Doubt.CONTRADICTION)
+    told = "callback with status_code '2', only '1' (success) is documented"
+    assert notice.outcome == Unclear(told, doubt=Doubt.CONTRADICTION)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import sys
@@ -362,6 +363,43 @@ async def test_explained_order(script: Scripted, rewardctl: Rewardctl) -> None:
 
     assert "place: Delivered code 0" in ended.out
     assert "the supplier's number TO0115, charged ¥98.5" in ended.out
+
+
+async def test_an_explained_order_tells_why_there_and_why_so_late(script: Scripted, rewardctl: Rewardctl) -> None:
+    """The offers in their order, and of each purchase what it waits for, its deadlines and its looks."""
+    late = order("A")
+    late.offers.add(supplier="kss_a", supplier_product="2909", use=order_pb2.OFFER_USE_PAUSED, why="it was paused")
+    used = late.offers.add(
+        supplier="kss_b", supplier_product="17", use=order_pb2.OFFER_USE_USED, why="the first\x1b[2J"
+    )
+    used.unit_cost.CopyFrom(money_pb2.Money(currency_code="CNY", units=98, nanos=500_000_000))
+    used.unit_limit.CopyFrom(money_pb2.Money(currency_code="CNY", units=99))
+    purchase = late.purchases.add(number="01P", supplier="kss_b", waits_for="a look", looks=3, last_look="Absent")
+    for time in (purchase.send_deadline, purchase.settle_deadline, purchase.last_look_time, purchase.next_look_time):
+        time.FromSeconds(1_780_000_000)
+    dead = late.purchases.add(number="02P", looks=1)
+    dead.failure.reason, dead.failure.message = order_pb2.FAILURE_REASON_OUT_OF_STOCK, "sold out"
+    dead.refunded.CopyFrom(used.unit_cost)
+    script.orders["A"] = late
+
+    ended = await rewardctl("order", "get", "A", "--explain", "--output", "table")
+
+    lines = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", line) for line in ended.out.splitlines()]
+    begin = lines.index("offers in the order in which they are tried")
+    assert lines[begin + 1 : begin + 3] == [
+        "  1. kss_a 2909, ¥0 a unit, at most ¥0: PAUSED: it was paused",
+        "  2. kss_b 17, ¥98.5 a unit, at most ¥99: USED: the first [2J",
+    ]
+    begin = lines.index("purchase 01P")
+    assert lines[begin + 1 :] == [
+        "  waits for a look",
+        "  to be sent by TIME, settled by TIME",
+        "  3 looks, the last at TIME: Absent, the next at TIME",
+        "purchase 02P",
+        "  1 look",
+        "  dead: OUT_OF_STOCK: sold out",
+        "evidence for 02P: returned ¥98.5",
+    ]
 
 
 async def test_cancelled_order(script: Scripted, rewardctl: Rewardctl) -> None:

@@ -58,6 +58,18 @@ async def test_a_decision(operator: Scripted, rewardctl: Rewardctl, name: str, d
     assert as_json.lines[0]["order_id"] == "ORDER1"
 
 
+@pytest.mark.parametrize(("name", "rest"), [("fail", pb.REST_FAIL), ("buy-again", pb.REST_BUY_AGAIN)])
+async def test_what_becomes_of_the_rest(
+    operator: Scripted, rewardctl: Rewardctl, name: str, rest: pb.Rest.ValueType
+) -> None:
+    """Of a purchase that was delivered in part."""
+    words = ("resolve", "ORDER1", "N1", "--decision", "delivered", "--kept-cards", "--reason", "two of three")
+    ended = await rewardctl(*words, "--rest", name, command="review")
+
+    assert ended.code == 0, ended.err
+    assert operator.asked[0].rest == rest
+
+
 @pytest.mark.parametrize("by_standard_input", [False, True])
 async def test_cards_come_from_a_file(
     operator: Scripted,
@@ -105,6 +117,8 @@ async def test_a_file_that_holds_no_cards_is_refused(
         ("resolve", "ORDER1", "N1", "--decision", "fail"),
         ("resolve", "ORDER1", "N1", "--decision", "perhaps", "--reason", "x"),
         ("resolve", "ORDER1", "N1", "--decision", "fail", "--reason", "x", "--kept-cards"),
+        ("resolve", "ORDER1", "N1", "--decision", "fail", "--reason", "x", "--rest", "fail"),
+        ("resolve", "ORDER1", "N1", "--decision", "delivered", "--reason", "x", "--rest", "perhaps"),
         ("resolve", "ORDER1", "--decision", "fail", "--reason", "x"),
         ("list", "--limit", "0"),
         ("audit", "--limit", "0"),

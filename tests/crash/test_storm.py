@@ -12,6 +12,7 @@ KILLS_EACH = 10
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.rule("P1", "P6", "O1", "D1")
 async def test_forty_random_kills_under_load(tmp_path: Path) -> None:
     """Four servers, ten kills each: a unit is bought once, and everything that was acknowledged is there."""
     homes = [tmp_path / str(seed) for seed in SEEDS]
@@ -26,3 +27,4 @@ async def test_forty_random_kills_under_load(tmp_path: Path) -> None:
     assert total.caught > total.kills, "the kills came when nothing was under way"
     assert total.bought_for_them == total.fulfilled_units > 0
     assert total.most_under_one_number == 1
+    assert total.told_costs == total.charged > 0

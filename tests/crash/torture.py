@@ -62,7 +62,7 @@ class Torture:
 def table(total: Verdict) -> str:
     """The figures."""
     per_unit = total.bought_for_them / total.fulfilled_units if total.fulfilled_units else 0.0
-    rows = [
+    rows: list[tuple[str, int | str]] = [
         ("kills", total.kills),
         ("orders under way when it was killed", total.caught),
         ("orders", total.orders),
@@ -71,6 +71,8 @@ def table(total: Verdict) -> str:
         ("units of FULFILLED orders", total.fulfilled_units),
         ("purchases per such unit", f"{per_unit:.4f}"),
         ("most purchases under one number", total.most_under_one_number),
+        ("charged, yuan", f"{total.charged:.2f}"),
+        ("what the orders say they cost", f"{total.told_costs:.2f}"),
         ("violations", len(total.violations)),
     ]
     return "\n".join(f"{name:<38}{value:>10}" for name, value in rows)

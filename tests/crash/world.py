@@ -7,6 +7,7 @@ sold and were paid stands in the sandbox's books, which the server can't see.
 import asyncio
 import contextlib
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -29,6 +30,7 @@ from reward_sandbox.scenario import GENUINE
 from reward_server import probes
 from rewardservice.v1 import order_pb2, reward_service_pb2, reward_service_pb2_grpc
 from service.harness import DEV, QUICK, TERMINAL, Caller, Place, State
+from service.money import differences, yuan
 
 from . import launch
 
@@ -42,6 +44,12 @@ KINDS = ("kuaiduibao", "kaquan91_card", "kaquan91_recharge", "kasushou", "dushu"
 WITHOUT_QUERY = "kuaiduibao"
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
+
+OF_DECISIONS = ("decide.", "pause.", "resume.")
+POINTS = sorted(point for point in probes.POINTS if not point.startswith(OF_DECISIONS))
+"""Those that orders pass without a person."""
+
+ZERO = Decimal(0)
 
 SETTLE_SECONDS = 60.0
 """How long, after the last start, everything may take to come to its end; it takes some ten."""
@@ -119,6 +127,15 @@ FEW = (
     Wish("dushu/membership", "few-10", 2),
 )
 """The small set for single crash points."""
+
+ONE_EACH = (
+    Wish("kuaiduibao/card", "each-1"),
+    Wish("kaquan91_card/type-1", "each-2", 3),
+    Wish("kaquan91_recharge/topup", "each-3"),
+    Wish("kasushou/card", "each-4", 2),
+    Wish("dushu/membership", "each-5"),
+)
+"""One request to buy at every supplier."""
 
 
 def many(rng: random.Random, count: int, prefix: str) -> list[Wish]:
@@ -227,6 +244,10 @@ class Verdict:
     bought_for_them: int = 0
     most_under_one_number: int = 0
     """The most purchases that any supplier booked under one of our numbers."""
+    charged: Decimal = ZERO
+    """What suppliers took for the delivered purchases of ended orders, where they tell their price (yuan)."""
+    told_costs: Decimal = ZERO
+    """What those orders say that they cost (yuan)."""
 
     def add(self, other: "Verdict") -> None:
         """Takes over another's findings."""
@@ -239,6 +260,8 @@ class Verdict:
         self.fulfilled_units += other.fulfilled_units
         self.bought_for_them += other.bought_for_them
         self.most_under_one_number = max(self.most_under_one_number, other.most_under_one_number)
+        self.charged += other.charged
+        self.told_costs += other.told_costs
 
 
 class World:
@@ -264,12 +287,30 @@ class World:
 
     # --- The server
 
-    async def start(self, *, kill: str = "", nth: int = 1, after_ms: float = 0.0, later_program: bool = False) -> None:
-        """Starts it, to die at a crash point if told so; doesn't wait until it takes calls."""
+    async def start(
+        self,
+        *,
+        kill: str = "",
+        nth: int = 1,
+        after_ms: float = 0.0,
+        armed_by: str = "",
+        part: str = "",
+        later_program: bool = False,
+    ) -> None:
+        """Starts it, to die at a crash point or in the middle of `nth` requests or answers if told so; doesn't wait
+        until it takes calls.
+        """
         self._process = PROCESSES.Process(
             target=launch.serve,
             args=(str(self.config), str(self.place.folder / "server.log")),
-            kwargs={"kill": kill, "nth": nth, "after_ms": after_ms, "later_program": later_program},
+            kwargs={
+                "kill": kill,
+                "nth": nth,
+                "after_ms": after_ms,
+                "armed_by": armed_by,
+                "part": part,
+                "later_program": later_program,
+            },
             daemon=True,
         )
         self._process.start()
@@ -318,6 +359,11 @@ class World:
     def last_words(self) -> str:
         """The end of the server's log."""
         return (self.place.folder / "server.log").read_text()[-2000:]
+
+    def partial(self) -> list[tuple[int, int]]:
+        """How many bytes there were, and of how many, of the requests or answers in whose middle the server died."""
+        lines = (self.place.folder / launch.PARTIAL).read_text().splitlines()
+        return [(told["had"], told["of"]) for told in map(json.loads, lines)]
 
     # --- The client
 
@@ -491,6 +537,12 @@ class World:
             self.violations.append(f"{who}: the cards shown aren't the cards sold")
         if not explained.purchases:
             self.violations.append(f"{who}: without a purchase")
+        if order.state in TERMINAL:
+            self.violations += [f"{who}: {wrong}" for wrong in differences(explained, entries)]
+            priced = [purchase for purchase in explained.purchases if purchase.HasField("cost")]
+            numbers = {purchase.number for purchase in priced if purchase.state == order_pb2.PURCHASE_STATE_DELIVERED}
+            found.charged += sum((Decimal(entry["charged"]) for entry in entries if entry["number"] in numbers), ZERO)
+            found.told_costs += yuan(explained.total_cost)
 
     async def _whole_log(self) -> list[tuple[str, int]]:
         entries: list[tuple[str, int]] = []
@@ -537,8 +589,8 @@ def _same_cards(order: order_pb2.Order, paid: list[dict[str, Any]]) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def world(folder: Path, *, products: Iterable[str]) -> AsyncIterator[World]:
-    """A world in an empty folder; the server isn't started yet."""
+async def world(folder: Path, *, products: Iterable[str], **account: float) -> AsyncIterator[World]:
+    """A world in an empty folder; the server isn't started yet. `account` holds keys for every supplier account."""
     http_port = kept_port()
     settings = SandboxSettings(
         port=0,
@@ -555,7 +607,7 @@ async def world(folder: Path, *, products: Iterable[str]) -> AsyncIterator[World
             sandbox_url=sandbox.url,
             grpc_port=kept_port(),
             http_port=http_port,
-            account={**QUICK, "max_in_flight": 32},
+            account={**QUICK, "max_in_flight": 32, **account},
             accounts={WITHOUT_QUERY: {"settle_by_seconds": 4.0}},
             products=tuple(sorted(set(products))),
             extra=f'[callbacks]\npublic_url = "http://127.0.0.1:{http_port}"\n',
@@ -577,7 +629,7 @@ async def storm(folder: Path, *, seed: int, kills: int, orders_per_kill: int = 1
     async with world(folder, products=[product for product, _, _ in MIX]) as one:
         for n in range(kills):
             wishes = many(rng, orders_per_kill, f"{seed}-{n}")
-            point = rng.choice([*([""] * len(probes.POINTS)), *sorted(probes.POINTS)])
+            point = rng.choice([*([""] * len(POINTS)), *POINTS])
             nth, starts, lifetime = rng.randint(1, 30), rng.random() > 0.1, rng.uniform(0.05, 2.0)
             await one.start(kill=point, nth=nth)
             one.order(wishes, over=lifetime)

@@ -46,6 +46,7 @@ def a_delivery(*cards: Card, kind: ProductKind = ProductKind.CARD, **more: Any) 
     return said(order, Delivered(cards=cards, **more)).order
 
 
+@pytest.mark.rule("O5", "O6")
 def test_a_dispute_is_shown_told_once_and_ends_by_itself() -> None:
     """Card and order say DISPUTED, a person is asked to look; when the card is fine again nothing is open."""
     order = a_delivery(numbered(1, AfterSale.WARRANTY, hours=48))
@@ -81,6 +82,7 @@ def test_a_card_that_arrives_in_dispute_opens_the_item_at_once() -> None:
     assert (order.after_sale, order.reviews) == (AfterSale.DISPUTED, (ReviewReason.DISPUTED,))
 
 
+@pytest.mark.rule("O6")
 def test_the_order_shows_the_worst_of_its_cards() -> None:
     """REVERSED before DISPUTED before CLOSED_UNCLEAR before WARRANTY; each card keeps its own."""
     order = a_delivery(*(numbered(n) for n in (1, 2, 3, 4)))
@@ -99,6 +101,7 @@ def test_the_order_shows_the_worst_of_its_cards() -> None:
     assert [card.after_sale for card in order.purchases[0].cards] == seen
 
 
+@pytest.mark.rule("O5", "O6")
 def test_a_card_taken_back_is_marked_by_its_number_alone() -> None:
     """It lacks its secrets and contradicts nothing; the other card is as before, and no card is new."""
     order = a_delivery(numbered(1), numbered(2))
@@ -130,6 +133,7 @@ def test_a_list_of_nothing_but_cards_taken_back_brings_no_dead_purchase_to_life(
 
 
 @pytest.mark.parametrize("event", [Refunded(amount=Money(980_000)), CancelConfirmed(refund=Money(980_000))])
+@pytest.mark.rule("O5", "O6")
 def test_money_returned_after_the_delivery_reverses_all_of_it(event: Event) -> None:
     """Cards stay visible and say REVERSED, the state stays, a person looks, and nothing is watched any more."""
     order = a_delivery(numbered(1, AfterSale.DISPUTED), numbered(2))
@@ -172,6 +176,7 @@ def test_a_supplier_that_calls_it_final_settles_at_once() -> None:
     assert (final.order.settled_at, final.visible) == (NOW + HOUR, True)
 
 
+@pytest.mark.rule("O6")
 def test_the_longest_warranty_says_how_long_we_watch() -> None:
     """Cards with a warranty count before the supplier's usual time, whether that is longer or shorter."""
     assert a_delivery(numbered(1, hours=2), numbered(2, hours=30)).purchases[0].watch_until == NOW + 30 * HOUR
@@ -202,6 +207,7 @@ def test_an_order_is_settled_with_its_last_purchase() -> None:
     assert said(submitting(Numbers()), Refunded(), NOW + 7).order.settled_at == NOW + 7
 
 
+@pytest.mark.rule("O6")
 def test_news_after_the_end_of_the_watch_still_opens_an_item() -> None:
     """Settled means that we stopped asking, not that we stopped listening."""
     order = a_delivery(numbered(1), settled=True)
@@ -216,6 +222,7 @@ def test_a_cost_that_is_told_after_the_delivery_is_weighed_too() -> None:
     assert [alert.kind for alert in step.alerts] == [AlertKind.OVERCHARGED]
 
 
+@pytest.mark.rule("O9")
 def test_other_cards_after_the_delivery_overwrite_nothing() -> None:
     """A list that changes a card, lacks one, or holds one too many: the order stays as it is, and a person looks."""
     order = a_delivery(numbered(1), numbered(2))
@@ -249,6 +256,7 @@ sales = st.sampled_from([None, *AfterSale])
         max_size=12,
     ),
 )
+@pytest.mark.rule("O3", "O6")
 def test_nothing_after_a_delivery_changes_its_state(kind: ProductKind, script: list[Any]) -> None:
     """Whatever comes: the state stays, cards stay, versions have no gap, and what is settled stays settled."""
     order = a_delivery(*((numbered(1), numbered(2)) if kind.delivers_cards else ()), kind=kind)

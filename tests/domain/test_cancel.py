@@ -39,6 +39,7 @@ def after(order: Order, event: Event, number: str = "") -> Order:
     return advance(order, number or order.purchases[0].number, event, around(Numbers())).order
 
 
+@pytest.mark.rule("O15")
 def test_an_order_of_which_nothing_was_sent_is_cancelled_at_once() -> None:
     """In one visible version, with no failure, and settled."""
     order = new_order(Numbers(), quantity=3)
@@ -49,6 +50,7 @@ def test_an_order_of_which_nothing_was_sent_is_cancelled_at_once() -> None:
     assert not request_cancel(step.order, at=NOW + 10).news
 
 
+@pytest.mark.rule("O15")
 def test_what_is_under_way_goes_on_and_nothing_new_is_sent() -> None:
     """Units that wait end as cancelled; the one that is being sent keeps its answer."""
     order = cancelled(submitting(Numbers(), quantity=2))
@@ -60,6 +62,7 @@ def test_what_is_under_way_goes_on_and_nothing_new_is_sent() -> None:
     assert order.failure.reason is FailureReason.CANCELLED
 
 
+@pytest.mark.rule("O15")
 @pytest.mark.parametrize(
     "event",
     [
@@ -77,6 +80,7 @@ def test_what_proves_that_nothing_was_bought_ends_it_as_cancelled(event: Event) 
     assert [p.state for p in order.purchases] == [PurchaseState.DEAD]
 
 
+@pytest.mark.rule("O15")
 @pytest.mark.parametrize("may_resend", [True, False])
 def test_proven_absence_ends_it_as_cancelled(may_resend: bool) -> None:
     """The number isn't sent again for an order that nobody wants."""
@@ -84,6 +88,7 @@ def test_proven_absence_ends_it_as_cancelled(may_resend: bool) -> None:
     assert (order.state, sendable(order)) == (OrderState.CANCELLED, [])
 
 
+@pytest.mark.rule("O15")
 def test_a_refusal_after_the_wish_tries_no_other_offer() -> None:
     """What the supplier refused has its own reason, and that is the end of it."""
     refused = Refused(code="1", message="sold out", certain=True, about=RefusedFor.STOCK)
@@ -91,6 +96,7 @@ def test_a_refusal_after_the_wish_tries_no_other_offer() -> None:
     assert (order.state, len(order.purchases)) == (OrderState.FAILED, 1)
 
 
+@pytest.mark.rule("O15")
 def test_a_refused_unit_beside_cancelled_ones_is_a_cancelled_order() -> None:
     """Nothing was delivered, and the client wished it so."""
     numbers = Numbers()
@@ -99,12 +105,14 @@ def test_a_refused_unit_beside_cancelled_ones_is_a_cancelled_order() -> None:
     assert cancelled(order).state is OrderState.CANCELLED
 
 
+@pytest.mark.rule("O15")
 def test_a_delivery_after_the_wish_is_delivered() -> None:
     """The evidence decides, not the wish."""
     order = after(cancelled(in_state(PurchaseState.ACCEPTED, Numbers())), Delivered(cards=(card(1),)))
     assert (order.state, order.cancel_requested_at) == (OrderState.FULFILLED, NOW)
 
 
+@pytest.mark.rule("O15")
 def test_a_part_of_the_money_back_is_for_a_person() -> None:
     """Taken down, says the supplier, but it keeps some of the money."""
     order = after(in_state(PurchaseState.ACCEPTED, Numbers()), Accepted(supplier_reference="S1", cost=Money(980_000)))
@@ -112,6 +120,7 @@ def test_a_part_of_the_money_back_is_for_a_person() -> None:
     assert (order.state, order.reviews) == (OrderState.NEEDS_REVIEW, (ReviewReason.PARTIAL_REFUND,))
 
 
+@pytest.mark.rule("O15")
 def test_an_acceptance_from_before_the_end_is_no_late_success() -> None:
     """A look that was under way when the supplier took the order down brings old news, and so does the answer to the
     purchase itself; a later look doesn't.
@@ -128,6 +137,7 @@ def test_an_acceptance_from_before_the_end_is_no_late_success() -> None:
     assert (fresh.order.state, fresh.order.reviews) == (OrderState.CANCELLED, (ReviewReason.LATE_SUCCESS,))
 
 
+@pytest.mark.rule("O15")
 def test_a_supplier_is_asked_about_what_it_took_and_only_so_often() -> None:
     """Not before the wish, not about what isn't taken, not after an answer, and at most five times without one."""
     order = in_state(PurchaseState.ACCEPTED, Numbers())
@@ -145,6 +155,7 @@ def test_a_supplier_is_asked_about_what_it_took_and_only_so_often() -> None:
         assert not may_ask_to_cancel(other, other.purchases[0])
 
 
+@pytest.mark.rule("O15")
 def test_a_purchase_whose_cards_were_handed_over_in_part_is_not_asked_about() -> None:
     """It couldn't end as cancelled."""
     order = submitting(Numbers(), quantity=2, max_units=2)
@@ -152,6 +163,7 @@ def test_a_purchase_whose_cards_were_handed_over_in_part_is_not_asked_about() ->
     assert not may_ask_to_cancel(order, order.purchases[0])
 
 
+@pytest.mark.rule("O15")
 def test_the_second_top_up_of_a_cancelled_order_is_never_sent() -> None:
     """Purchases to one recipient go one after another: those behind end with the wish."""
     numbers = Numbers()

@@ -20,7 +20,7 @@ from reward_adapters.contract import (
     Unclear,
 )
 from reward_adapters.money import Money
-from reward_server.domain.deciding import Decision, Situation, Verdict, decide, objection, open_reviews
+from reward_server.domain.deciding import Decision, Rest, Situation, Verdict, decide, objection, open_reviews
 from reward_server.domain.moves import (
     AlertKind,
     DeadlinePassed,
@@ -41,8 +41,8 @@ HERE = Situation(overdue=False, offer=0)
 OVERDUE = Situation(overdue=True, offer=0)
 
 
-def verdict(decision: Decision, *cards: Card, kept: bool = False) -> Verdict:
-    return Verdict(decision=decision, reason="they told us", by="operator (Li)", cards=cards, kept=kept)
+def verdict(decision: Decision, *cards: Card, kept: bool = False, rest: Rest | None = None) -> Verdict:
+    return Verdict(decision=decision, reason="they told us", by="operator (Li)", cards=cards, kept=kept, rest=rest)
 
 
 def why_not(order: Order, number: str, said: Verdict, situation: Situation = HERE) -> str:
@@ -142,6 +142,7 @@ def test_what_has_no_cards_is_delivered_without() -> None:
     assert decided(order, verdict(Decision.DELIVERED)).order.state is OrderState.FULFILLED
 
 
+@pytest.mark.rule("O4")
 def test_a_late_success_is_delivered_where_nothing_was_bought_instead() -> None:
     """The order was FAILED: terminal states are final but for such a decision."""
     order = after(in_state(PurchaseState.DEAD, Numbers()), Delivered(cards=(card(1),)))
@@ -158,6 +159,7 @@ def sold_out(offers: int = 2) -> Order:
     return advance(submitting(numbers, offers=offers), "N1", refused, around(numbers)).order
 
 
+@pytest.mark.rule("O4", "O1")
 def test_a_late_success_beside_its_replacement_can_only_be_dismissed() -> None:
     """Delivering both would be one too many."""
     order = after(sold_out(), Delivered(cards=(card(1),)))
@@ -172,6 +174,76 @@ def test_a_late_success_counts_although_its_replacement_died_after_it() -> None:
     order = advance(order, "N2", Refused(code="1", message="", certain=True), around(Numbers())).order
     assert order.state is OrderState.FAILED
     assert decided(order, verdict(Decision.DELIVERED, kept=True)).order.state is OrderState.FULFILLED
+
+
+# --- Delivered in part ------------------------------------------------------------------------------------------------
+
+
+def three() -> Order:
+    """An order of three units in one purchase, of which one card was handed over and one is kept."""
+    order = submitting(Numbers(), quantity=3, max_units=3)
+    order = after(order, Accepted(cost=Money(30)), Delivered(cards=(card(1),), complete=False))
+    return after(order, Unclear("?", Doubt.CONTRADICTION), Delivered(cards=(card(1), card(2)), complete=False))
+
+
+def test_these_cards_came_and_the_rest_fails() -> None:
+    """Said outright: the units without a card become a dead purchase of their own, with the operator's words."""
+    step = decided(three(), verdict(Decision.DELIVERED, kept=True, rest=Rest.FAIL))
+    order = step.order
+    assert (order.state, order.delivered_quantity, step.released) == (OrderState.PARTIALLY_FULFILLED, 2, (2,))
+    assert [(p.number, p.state, list(p.units())) for p in order.purchases] == [
+        ("N1", PurchaseState.DELIVERED, [0, 1]),
+        ("N2", PurchaseState.DEAD, [2]),
+    ]
+    assert order.failure is not None
+    assert (order.failure.reason, order.failure.message) == (FailureReason.OPERATOR, "they told us")
+    assert (order.settled_at, order.reviews, order.version) == (LATER, (), three().version + 1)
+    assert order.purchases[1].evidence[-1].detail == "the rest of N1: operator (Li): they told us"
+
+
+def test_a_purchase_delivered_in_part_is_not_called_overcharged() -> None:
+    """What it cost was for all of its units."""
+    order = three()
+    limit = order.offers[0].unit_limit
+    paid = order.with_purchase(replace(order.purchases[0], cost=Money(3 * limit)))
+    order = decided(paid, verdict(Decision.DELIVERED, rest=Rest.FAIL)).order
+    assert (order.reviews, order.total_cost) == ((), 3 * limit)
+
+
+def test_these_cards_came_and_the_rest_is_bought_again() -> None:
+    """Entered cards count like kept ones; only what no card came for is bought anew."""
+    order = decided(three(), verdict(Decision.DELIVERED, card(7), rest=Rest.BUY_AGAIN)).order
+    assert [(p.state, list(p.units())) for p in order.purchases] == [
+        (PurchaseState.DELIVERED, [0, 1]),
+        (PurchaseState.DEAD, [2]),
+        (PurchaseState.WAITING, [2]),
+    ]
+    assert (order.state, order.purchases[2].ordered_at) == (OrderState.PROCESSING, LATER)
+    assert sum(shown.hidden for shown in order.purchases[0].cards) == 1
+
+
+def test_a_late_success_is_delivered_in_part() -> None:
+    """A dead purchase comes back as far as its cards go; the other units fail anew."""
+    order = submitting(Numbers(), quantity=2, max_units=2)
+    order = after(order, Refused(code="1", message="no", certain=True), Delivered(cards=(card(1),), complete=False))
+    order = decided(order, verdict(Decision.DELIVERED, kept=True, rest=Rest.FAIL)).order
+    assert (order.state, order.delivered_quantity, order.reviews) == (OrderState.PARTIALLY_FULFILLED, 1, ())
+
+
+def test_there_must_be_a_rest_and_a_part() -> None:
+    """What is said of the rest has to fit the cards; too few cards without a word about the rest are refused."""
+    rest = Rest.FAIL
+    assert "say what becomes of the rest" in why_not(three(), "N1", verdict(Decision.DELIVERED, kept=True))
+    assert "no rest" in why_not(three(), "N1", verdict(Decision.DELIVERED, card(7), kept=True, rest=rest))
+    assert "it is for 3" in why_not(three(), "N1", verdict(Decision.DELIVERED, card(7), card(8), kept=True, rest=rest))
+    assert "decide FAIL" in why_not(contradicted(), "N1", verdict(Decision.DELIVERED, rest=rest))
+    topup = overdue(kind=ProductKind.TOPUP)
+    assert "without cards" in why_not(topup, "N1", verdict(Decision.DELIVERED, rest=rest))
+    cancelled = request_cancel(three(), at=NOW).order
+    assert "cancelled" in why_not(cancelled, "N1", verdict(Decision.DELIVERED, rest=Rest.BUY_AGAIN))
+    for cards in ((card(7),), (card(7), card(8))):
+        said = verdict(Decision.DELIVERED, *cards, kept=True, rest=rest)
+        assert not decide(three(), "N1", said, HERE, around(Numbers())).news
 
 
 # --- Dead -------------------------------------------------------------------------------------------------------------
@@ -199,6 +271,7 @@ def test_a_cancelled_order_ends_as_cancelled_by_an_operators_word() -> None:
     assert (step.order.state, step.order.failure) == (OrderState.CANCELLED, None)
 
 
+@pytest.mark.rule("P7", "P9")
 def test_units_are_bought_again_under_new_numbers_with_a_deadline_of_their_own() -> None:
     """At the offer that can be used now."""
     order = overdue(offers=2, quantity=2, max_units=2)
@@ -246,6 +319,7 @@ def test_a_purchase_whose_cards_all_were_handed_over_cannot_be_given_up() -> Non
     assert decided(order, verdict(Decision.DELIVERED)).order.state is OrderState.FULFILLED
 
 
+@pytest.mark.rule("O4")
 def test_a_success_after_an_operator_gave_up_is_a_late_success() -> None:
     """Evidence is never refused: the card is kept and a person looks again."""
     order = decided(overdue(), verdict(Decision.BUY_AGAIN)).order
@@ -263,6 +337,7 @@ def overcharged() -> Order:
     return advance(submitting(Numbers()), "N1", delivered, around(Numbers(), watch_ms=LATER)).order
 
 
+@pytest.mark.rule("O5")
 def test_items_beside_the_state_are_closed_and_nothing_else_changes() -> None:
     """With the reason among the evidence, and as an update."""
     order = overcharged()
@@ -313,6 +388,7 @@ def allowed(order: Order, situation: Situation) -> str:
     return "".join(letters)
 
 
+@pytest.mark.rule("O13")
 @pytest.mark.parametrize("state", list(PurchaseState))
 def test_without_a_review_only_an_overdue_purchase_can_be_decided(state: PurchaseState) -> None:
     """Evidence goes first; what was never sent, is delivered or is dead needs no decision."""
@@ -320,6 +396,7 @@ def test_without_a_review_only_an_overdue_purchase_can_be_decided(state: Purchas
     assert (allowed(order, HERE), allowed(order, OVERDUE)) == ALLOWED[state]
 
 
+@pytest.mark.rule("O13")
 def test_every_review_can_be_decided_and_every_item_dismissed() -> None:
     """In whatever way, whether or not its deadline has passed."""
     assert allowed(overdue(), HERE) == "DFB-"
@@ -329,6 +406,7 @@ def test_every_review_can_be_decided_and_every_item_dismissed() -> None:
     assert allowed(late, HERE) == "D--X"
 
 
+@pytest.mark.rule("P7", "O13")
 def test_nothing_is_decided_while_the_request_may_still_be_on_its_way() -> None:
     """A purchase called dead could be bought the next moment."""
     numbers = Numbers()
@@ -360,9 +438,10 @@ def test_open_reviews_say_since_when_and_why() -> None:
 verdicts = st.one_of(
     st.sampled_from([verdict(Decision.FAIL), verdict(Decision.BUY_AGAIN), verdict(Decision.DISMISS)]),
     st.builds(
-        lambda cards, kept: verdict(Decision.DELIVERED, *cards, kept=kept),
+        lambda cards, kept, rest: verdict(Decision.DELIVERED, *cards, kept=kept, rest=rest),
         st.lists(st.sampled_from([card(1), card(8), card(9), Card(kind=CardKind.CODE, secret="s")]), max_size=2),
         st.booleans(),
+        st.sampled_from([None, *Rest]),
     ),
 )
 
@@ -377,6 +456,7 @@ verdicts = st.one_of(
         st.tuples(st.integers(0, 7), st.one_of(st.none(), st.just(CANCEL), event_strategy, verdicts)), max_size=40
     ),
 )
+@pytest.mark.rule("O1", "O3", "O13")
 def test_whatever_is_decided_the_laws_of_orders_hold(
     *, kind: ProductKind, quantity: int, offers: int, max_units: int, script: list[tuple[int, object]]
 ) -> None:

@@ -158,6 +158,7 @@ def in_state(state: PurchaseState, numbers: Numbers) -> Order:
     return order
 
 
+@pytest.mark.rule("P12")
 def test_every_cell_of_the_table_is_filled() -> None:
     """Every state says what every event means in it; nothing is left to chance."""
     assert {state: set(row) for state, row in TABLE.items()} == {state: set(EVENTS) for state in PurchaseState}
@@ -201,6 +202,7 @@ LETTERS = {
 
 
 @pytest.mark.parametrize("state", list(PurchaseState))
+@pytest.mark.rule("P12")
 def test_each_event_moves_each_state_as_written(state: PurchaseState) -> None:
     """The outcome of the whole table, read as a person would read it."""
     got = []
@@ -212,6 +214,7 @@ def test_each_event_moves_each_state_as_written(state: PurchaseState) -> None:
     assert " ".join(got) == EXPECTED[state]
 
 
+@pytest.mark.rule("P12")
 def test_sending_and_taking_back_shows_the_client_nothing() -> None:
     """WAITING to SUBMITTING and back writes no update."""
     numbers = Numbers()
@@ -228,6 +231,7 @@ def test_a_read_and_refused_request_counts_as_sent() -> None:
     assert (step.order.purchase("N1").sends, step.order.purchase("N1").token_resent) == (1, True)
 
 
+@pytest.mark.rule("P12")
 def test_a_look_without_news_writes_nothing() -> None:
     """The same answer again changes neither revision nor version."""
     numbers = Numbers()
@@ -237,6 +241,7 @@ def test_a_look_without_news_writes_nothing() -> None:
     assert not step.news
 
 
+@pytest.mark.rule("P11")
 def test_an_uncertain_refusal_is_believed_only_with_a_look_that_finds_nothing() -> None:
     """Refused without certainty is UNKNOWN; the look that finds nothing kills it with the refusal's own reason."""
     numbers = Numbers()
@@ -249,6 +254,7 @@ def test_an_uncertain_refusal_is_believed_only_with_a_look_that_finds_nothing() 
     assert order.failure.reason is FailureReason.OUT_OF_STOCK
 
 
+@pytest.mark.rule("P5")
 def test_absence_is_proof_only_at_the_second_look_after_a_full_grace_period() -> None:
     """One look, or looks inside the grace period, prove nothing; neither does one while the sender may write."""
     numbers = Numbers()
@@ -263,6 +269,7 @@ def test_absence_is_proof_only_at_the_second_look_after_a_full_grace_period() ->
     assert weigh_absence(still_writing, looked_at=late, grace_ms=60_000, resends=0) == Absent()
 
 
+@pytest.mark.rule("P6")
 def test_a_resend_after_absence_is_counted_and_ends() -> None:
     """Suppliers that allow it get the same number again, a limited number of times, then absence is death."""
     numbers = Numbers()
@@ -275,6 +282,7 @@ def test_a_resend_after_absence_is_counted_and_ends() -> None:
     assert proven == AbsenceProven(may_resend=False)
 
 
+@pytest.mark.rule("P7", "O7")
 def test_a_refusal_about_stock_tries_the_next_offer_and_holds_the_rest_back() -> None:
     """The other units would meet the same refusal: they go to the next offer too, unsent to this one."""
     numbers = Numbers()
@@ -289,6 +297,7 @@ def test_a_refusal_about_stock_tries_the_next_offer_and_holds_the_rest_back() ->
     assert after.state is OrderState.ACCEPTED
 
 
+@pytest.mark.rule("P7")
 def test_a_refusal_about_the_recipient_tries_no_other_offer() -> None:
     """What is wrong with the recipient is wrong everywhere."""
     numbers = Numbers()
@@ -299,6 +308,7 @@ def test_a_refusal_about_the_recipient_tries_no_other_offer() -> None:
     assert [p.offer for p in after.purchases] == [0]
 
 
+@pytest.mark.rule("O7")
 def test_purchases_to_one_recipient_go_one_after_another() -> None:
     """The second is sendable only when the first is settled."""
     numbers = Numbers()
@@ -336,6 +346,7 @@ def test_a_callback_that_overtakes_the_answer_waits_for_the_card() -> None:
     assert order.state is OrderState.FULFILLED
 
 
+@pytest.mark.rule("O8")
 def test_cards_that_come_in_parts_are_shown_as_they_come_and_stored_once() -> None:
     """Each new card is a visible change; cards known before aren't stored again."""
     numbers = Numbers()
@@ -355,6 +366,7 @@ def test_cards_that_come_in_parts_are_shown_as_they_come_and_stored_once() -> No
         ((card(1), card(1)), ReviewReason.CONTRADICTION),
     ],
 )
+@pytest.mark.rule("O9")
 def test_a_list_of_cards_that_cannot_be_true_goes_to_a_person(listed: tuple[Card, ...], reason: ReviewReason) -> None:
     """Too many cards, a missing one, the same one twice: nothing is overwritten, nothing is released."""
     numbers = Numbers()
@@ -366,6 +378,7 @@ def test_a_list_of_cards_that_cannot_be_true_goes_to_a_person(listed: tuple[Card
     assert step.order.delivered_quantity == 1
 
 
+@pytest.mark.rule("O4")
 def test_a_late_success_is_kept_hidden_and_told_once() -> None:
     """A purchase given up as dead that was delivered after all: the card is kept, not shown; the order stays."""
     numbers = Numbers()
@@ -379,6 +392,7 @@ def test_a_late_success_is_kept_hidden_and_told_once() -> None:
     assert (again.news, again.alerts) == (False, ())
 
 
+@pytest.mark.rule("P8")
 def test_another_supplier_reference_under_our_number_is_a_contradiction() -> None:
     """A callback that names another order of the supplier doesn't deliver ours."""
     numbers = Numbers()
@@ -388,6 +402,7 @@ def test_another_supplier_reference_under_our_number_is_a_contradiction() -> Non
     assert step.cards == ()
 
 
+@pytest.mark.rule("P7")
 def test_a_partial_refund_needs_a_person_and_a_full_one_is_death() -> None:
     """Only when all money came back is it certain that nothing was bought."""
     numbers = Numbers()
@@ -398,6 +413,7 @@ def test_a_partial_refund_needs_a_person_and_a_full_one_is_death() -> None:
     assert full.state is OrderState.FAILED
 
 
+@pytest.mark.rule("P9")
 def test_evidence_after_a_deadline_ends_the_review_without_a_person() -> None:
     """A review for a deadline is left by clean evidence."""
     numbers = Numbers()
@@ -409,6 +425,7 @@ def test_evidence_after_a_deadline_ends_the_review_without_a_person() -> None:
     assert (delivered.state, refused.state) == (OrderState.FULFILLED, OrderState.FAILED)
 
 
+@pytest.mark.rule("O11")
 def test_a_charge_above_the_limit_is_delivered_and_told() -> None:
     """The goods are the client's; the operator hears of the price."""
     numbers = Numbers()
@@ -417,7 +434,7 @@ def test_a_charge_above_the_limit_is_delivered_and_told() -> None:
     assert [alert.kind for alert in step.alerts] == [moves.AlertKind.OVERCHARGED]
     assert step.order.reviews == (ReviewReason.OVERCHARGED,)
     [item] = step.order.purchases[0].items
-    assert item.detail == "charged 100.00 yuan, the limit is 99.00 yuan"
+    assert item.detail == "charged 100.00 yuan, the limit was 99.00 yuan"
 
 
 event_strategy = st.sampled_from(
@@ -461,6 +478,7 @@ CANCEL = "the client wishes to cancel"
     watch_ms=st.sampled_from([0, 20]),
     script=st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.just(CANCEL), event_strategy)), max_size=40),
 )
+@pytest.mark.rule("O1", "O2", "O3", "P7")
 def test_whatever_happens_the_laws_of_orders_hold(
     *,
     kind: ProductKind,

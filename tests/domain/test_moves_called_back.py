@@ -28,6 +28,7 @@ NO_STOCK = Refused(code="1", message="no stock", certain=True, about=RefusedFor.
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["answered in time", "answered after the time-out"])
+@pytest.mark.rule("P8")
 def test_a_refusal_after_the_callback_of_a_success_is_for_a_person(waits: bool) -> None:
     """The card was bought, says the callback: neither dead nor bought again at the next offer."""
     numbers = Numbers()
@@ -43,6 +44,7 @@ def test_a_refusal_after_the_callback_of_a_success_is_for_a_person(waits: bool) 
     assert step.order.state is OrderState.NEEDS_REVIEW
 
 
+@pytest.mark.rule("P8", "P6")
 def test_a_purchase_the_supplier_called_back_about_is_not_sent_again_but_asked_after() -> None:
     """Whatever the answer to the request itself says; so neither a cancel nor a deadline ends it unlooked-at."""
     too_many = NotSent(cause=NotSentCause.RATE_LIMITED)
@@ -57,6 +59,7 @@ def test_a_purchase_the_supplier_called_back_about_is_not_sent_again_but_asked_a
         assert moves.request_cancel(order, at=NOW).order.state is OrderState.OUTCOME_UNKNOWN
 
 
+@pytest.mark.rule("P7")
 def test_money_that_did_not_come_back_buys_nothing_new() -> None:
     """Zero of zero is no full refund, whatever the shop calls the order worth."""
     nothing = Refunded(amount=Money(0), cost=Money(0))
@@ -86,6 +89,7 @@ def test_a_part_paid_back_after_the_delivery_takes_no_card_back() -> None:
     assert (again.visible, again.alerts) == (False, ())
 
 
+@pytest.mark.rule("O4")
 def test_an_unreadable_answer_to_a_purchase_given_up_as_dead_is_for_a_person() -> None:
     """A paid card may be in it."""
     numbers = Numbers()

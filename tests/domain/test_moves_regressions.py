@@ -17,8 +17,17 @@ from reward_adapters.contract import (
     Unclear,
 )
 from reward_adapters.money import Money
-from reward_server.domain.moves import Alert, AlertKind, CancelConfirmed, Event, NewCard, OperatorDelivered, advance
-from reward_server.domain.order import Order, PurchaseState, ReviewReason
+from reward_server.domain.moves import (
+    Alert,
+    AlertKind,
+    CancelConfirmed,
+    DeadlinePassed,
+    Event,
+    NewCard,
+    OperatorDelivered,
+    advance,
+)
+from reward_server.domain.order import Order, OrderState, PurchaseState, ReviewReason
 
 from .test_moves import Numbers, around, card, in_state, submitting
 
@@ -46,6 +55,7 @@ class Told:
 
 
 @pytest.mark.parametrize("end", [Refunded(cost=Money(980_000)), CancelConfirmed()])
+@pytest.mark.rule("P7")
 def test_refusal_that_was_overcome_opens_no_other_offer(end: Event) -> None:
     """A doubtful refusal before the acceptance says nothing about how the purchase ended."""
     numbers = Numbers()
@@ -66,6 +76,7 @@ def test_refusal_before_a_proven_non_send_is_forgotten() -> None:
     )
 
 
+@pytest.mark.rule("P7", "P11")
 def test_doubtful_refusal_confirmed_by_a_look_opens_the_next_offer() -> None:
     """A doubtful refusal that nothing overcame and a look confirmed says what the purchase died of."""
     numbers = Numbers()
@@ -87,6 +98,7 @@ def test_purchase_whose_cards_were_handed_over_is_reviewed(end: Event) -> None:
 
 
 @pytest.mark.parametrize("arrives", [(card(1),), (card(1), card(2))])
+@pytest.mark.rule("O8")
 def test_cards_during_a_review_are_hidden(arrives: tuple[Card, ...]) -> None:
     """Cards that come while only a person may go on are new, hidden, and not counted as delivered."""
     numbers = Numbers()
@@ -160,3 +172,27 @@ def test_cards_that_were_hidden_are_shown_once_an_operator_delivers_them() -> No
     assert told.purchase.state is PurchaseState.DELIVERED
     assert [new.card_no for new in told.cards] == [1], "the kept card is released, not stored twice"
     assert not any(print_.hidden for print_ in told.purchase.cards)
+
+
+CONTRADICTIONS: tuple[tuple[Event, ReviewReason], ...] = (
+    (Delivered(cards=(card(1), card(2)), supplier_reference="S1"), ReviewReason.TOO_MANY_CARDS),
+    (Unclear("it contradicts itself", Doubt.CONTRADICTION), ReviewReason.CONTRADICTION),
+    (Accepted(supplier_reference="S2"), ReviewReason.CONTRADICTION),
+)
+
+
+@pytest.mark.rule("P9")
+@pytest.mark.parametrize(("event", "reason"), CONTRADICTIONS)
+def test_a_contradiction_is_not_hidden_by_a_review_that_evidence_may_end(event: Event, reason: ReviewReason) -> None:
+    """In review for its deadline only: what needs a person is seen, told, and not ended by the next clean look."""
+    numbers = Numbers()
+    order = submitting(numbers)
+    overdue = Told(order, numbers, Accepted(supplier_reference="S1"), DeadlinePassed())
+    assert overdue.purchase.review is ReviewReason.DEADLINE
+    told = Told(overdue.order, numbers, event)
+    assert told.purchase.review is reason
+    assert told.alerts_of(AlertKind.REVIEW) == 1
+    clean = Told(told.order, numbers, Delivered(cards=(card(1),), supplier_reference="S1"))
+    assert clean.order.state is OrderState.NEEDS_REVIEW
+    # And the deadline, when it comes again, says nothing new.
+    assert Told(told.order, numbers, DeadlinePassed()).purchase.review is reason

@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from reward_adapters.contract import AfterSale
 from reward_server.domain.order import Order, OrderState, PurchaseState, ReviewReason
 
@@ -27,6 +29,7 @@ def settled(order: Order) -> bool:
     return order.settled_at > 0
 
 
+@pytest.mark.rule("O6")
 async def test_a_delivery_is_watched_and_then_settled(rigged: Rigged) -> None:
     """Looked at until its time is over, then one version says so, and nobody looks any more."""
     rig = await rigged(a=traits(aftersale_watch=0.3, aftersale_every=0.05))
@@ -44,6 +47,7 @@ async def test_a_delivery_is_watched_and_then_settled(rigged: Rigged) -> None:
     assert await rig.store.open_purchases("", 10) == []
 
 
+@pytest.mark.rule("O6")
 async def test_there_is_one_last_look_when_the_time_is_over(rigged: Rigged) -> None:
     """However long the usual pause between two looks."""
     rig = await rigged(a=traits(aftersale_watch=0.1, aftersale_every=3600.0))
@@ -75,6 +79,7 @@ async def test_what_is_final_is_not_watched(rigged: Rigged) -> None:
     assert not rig.script.queries
 
 
+@pytest.mark.rule("O6")
 async def test_a_warranty_is_watched_to_its_end(rigged: Rigged) -> None:
     """It counts before the supplier's usual time; what happens in it reaches the client as one update each."""
     rig = await rigged(a=traits(aftersale_watch=3600.0, aftersale_every=0.03))
@@ -97,6 +102,7 @@ async def test_a_warranty_is_watched_to_its_end(rigged: Rigged) -> None:
     await until(lambda: (rig.alerts("disputed"), rig.alerts("reversed")) == (1, 1))
 
 
+@pytest.mark.rule("O6")
 async def test_a_refund_after_the_delivery_is_found_and_kept(rigged: Rigged) -> None:
     """The card stays with the client and says REVERSED; the answer is kept whole for a person."""
     rig = await rigged(a=traits(aftersale_watch=3600.0, aftersale_every=0.03))
@@ -155,6 +161,7 @@ async def test_watches_of_an_account_that_is_gone_end(rigged: Rigged) -> None:
     assert settled(await rig.stored(order))
 
 
+@pytest.mark.rule("P8")
 async def test_a_callback_after_the_end_is_followed_by_one_look(rigged: Rigged) -> None:
     """Late news opens an item; the order isn't watched again."""
     rig = await rigged(a=traits())
@@ -197,6 +204,7 @@ async def test_a_callback_during_the_look_that_settles_is_followed_by_another(ri
     assert len(rig.script.queries) == 2
 
 
+@pytest.mark.rule("O4", "O5")
 async def test_a_late_success_is_an_item_beside_the_end(rigged: Rigged) -> None:
     """A purchase given up as dead that is delivered after all: hidden, shown as a reason, told once."""
     rig = await rigged(a=traits())

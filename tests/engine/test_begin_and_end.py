@@ -25,6 +25,7 @@ from .rig import (
 )
 
 
+@pytest.mark.rule("D10")
 async def test_recovery_leaves_alone_what_this_process_began(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purchase that is sent while open purchases are still being listed isn't taken for one of a dead process."""
     monkeypatch.setattr(engine, "RECOVERY_PAGE", 1)
@@ -132,3 +133,12 @@ async def test_drain_waits_for_an_order_that_is_being_stored(rigged: Rigged, mon
     answered.set()
     await draining
     assert (await rig.stored(order)).state is OrderState.FULFILLED
+
+
+async def test_a_purchase_whose_writer_was_not_told_yet_is_left_to_it(rigged: Rigged) -> None:
+    """The list of open purchases may show one that this process stored a moment ago and doesn't know yet itself."""
+    rig = await rigged(a=traits())
+    rig.script.place = accepts_it
+    order = await rig.order("a")
+    await rig.engine._recover(OpenPurchase(order.client_id, order.order_id, "NEW", "a", PurchaseState.WAITING))
+    assert rig.failures == []

@@ -40,6 +40,7 @@ async def accepted_order(rig: Rig, product: str = "a") -> Order:
     return await rig.when(order, lambda now: now.purchases[0].state is PurchaseState.ACCEPTED)
 
 
+@pytest.mark.rule("O15")
 async def test_what_was_not_sent_is_cancelled_at_once(rigged: Rigged) -> None:
     """An order that waits for its supplier ends with the answer to the call; nothing is ever sent."""
     rig = await rigged(a=traits())
@@ -54,6 +55,7 @@ async def test_what_was_not_sent_is_cancelled_at_once(rigged: Rigged) -> None:
     assert not rig.script.cancels
 
 
+@pytest.mark.rule("O15")
 async def test_a_cancel_while_sending_loses_no_answer(rigged: Rigged) -> None:
     """The purchase under way keeps its card; the units behind it are never sent."""
     rig = await rigged(a=traits(), max_in_flight=1)
@@ -72,6 +74,7 @@ async def test_a_cancel_while_sending_loses_no_answer(rigged: Rigged) -> None:
     assert len(rig.script.places()) == 1
 
 
+@pytest.mark.rule("O15")
 async def test_a_supplier_that_takes_it_down_ends_it(rigged: Rigged) -> None:
     """That it is about to be asked is stored before it is."""
     rig = await rigged(a=traits(look_delays=(60.0,)))
@@ -90,6 +93,7 @@ async def test_a_supplier_that_takes_it_down_ends_it(rigged: Rigged) -> None:
     assert now.failure is None
 
 
+@pytest.mark.rule("O15")
 @pytest.mark.parametrize("said", [CANCEL_TAKEN, CANCEL_REFUSED, {"said": "odd"}])
 async def test_evidence_decides_where_the_supplier_settles_nothing(rigged: Rigged, said: dict[str, str]) -> None:
     """A wish taken, refused or not understood leads to a look at once, and isn't repeated."""
@@ -106,6 +110,7 @@ async def test_evidence_decides_where_the_supplier_settles_nothing(rigged: Rigge
         rig.script.asked.clear()
 
 
+@pytest.mark.rule("O15")
 async def test_a_supplier_that_cannot_be_reached_is_asked_five_times(rigged: Rigged) -> None:
     """After the looks that follow; then the looks go on alone."""
     rig = await rigged(a=traits())
@@ -120,6 +125,7 @@ async def test_a_supplier_that_cannot_be_reached_is_asked_five_times(rigged: Rig
     await rig.when_state(order, OrderState.FULFILLED)
 
 
+@pytest.mark.rule("O15")
 async def test_a_crash_while_asking_leads_to_another_question(rigged: Rigged) -> None:
     """The next start doesn't know what became of the first one."""
     rig = await rigged(a=traits(look_delays=(60.0,)))
@@ -133,6 +139,7 @@ async def test_a_crash_while_asking_leads_to_another_question(rigged: Rigged) ->
     assert len(rig.script.cancels) == 2
 
 
+@pytest.mark.rule("O15")
 async def test_a_purchase_taken_after_the_wish_is_asked_about(rigged: Rigged) -> None:
     """The wish came while it was being sent."""
     rig = await rigged(a=traits(look_delays=(60.0,)))
@@ -147,6 +154,7 @@ async def test_a_purchase_taken_after_the_wish_is_asked_about(rigged: Rigged) ->
     assert len(rig.script.cancels) == 1
 
 
+@pytest.mark.rule("O15")
 async def test_a_doubt_is_asked_about_once_it_is_known_to_be_taken(rigged: Rigged) -> None:
     """An unknown purchase is looked at first: what was never received needs no cancel."""
     rig = await rigged(a=traits(not_found_grace=60.0))
@@ -161,6 +169,7 @@ async def test_a_doubt_is_asked_about_once_it_is_known_to_be_taken(rigged: Rigge
     await rig.when_state(order, OrderState.CANCELLED)
 
 
+@pytest.mark.rule("O15")
 async def test_a_supplier_without_a_cancel_is_not_asked(rigged: Rigged) -> None:
     """The wish is kept; the purchase ends as it ends."""
     rig = await rigged(a=traits())
@@ -173,6 +182,7 @@ async def test_a_supplier_without_a_cancel_is_not_asked(rigged: Rigged) -> None:
     assert not rig.script.cancels
 
 
+@pytest.mark.rule("O15")
 async def test_no_other_offer_is_tried_after_the_wish(rigged: Rigged) -> None:
     """Neither after a refusal, nor is a purchase that was proven unsent sent again."""
     rig = await rigged(a=traits(), b=traits())
@@ -191,6 +201,7 @@ async def test_no_other_offer_is_tried_after_the_wish(rigged: Rigged) -> None:
         assert len(rig.script.places()) == 1
 
 
+@pytest.mark.rule("O3", "O15")
 async def test_the_wish_is_idempotent_and_comes_too_late_for_what_has_ended(rigged: Rigged) -> None:
     """Cancelled again it is the order as it is; an order that ended otherwise can't be cancelled."""
     rig = await rigged(a=traits(), b=traits())
@@ -205,6 +216,7 @@ async def test_the_wish_is_idempotent_and_comes_too_late_for_what_has_ended(rigg
     assert await rig.stored(done) == done
 
 
+@pytest.mark.rule("O15")
 async def test_many_cancels_at_once_are_one(rigged: Rigged) -> None:
     """The wish is stored once, in one version, and the supplier is asked once."""
     rig = await rigged(a=traits(look_delays=(60.0,)))
@@ -216,6 +228,7 @@ async def test_many_cancels_at_once_are_one(rigged: Rigged) -> None:
     assert (await rig.stored(order)).version == order.version + 1
 
 
+@pytest.mark.rule("O15")
 async def test_top_ups_behind_the_one_under_way_are_never_sent(rigged: Rigged) -> None:
     """Purchases to one recipient go one after another: the rest ends with the wish."""
     rig = await rigged(a=traits())
@@ -229,6 +242,7 @@ async def test_top_ups_behind_the_one_under_way_are_never_sent(rigged: Rigged) -
     assert (now.delivered_quantity, len(rig.script.places())) == (1, 1)
 
 
+@pytest.mark.rule("O15")
 async def test_a_defect_in_cancelling_costs_nothing_but_the_cancel(rigged: Rigged) -> None:
     """An adapter that fails to build the question leaves the order to its looks."""
     rig = await rigged(a=traits())

@@ -10,6 +10,7 @@ from .rig import Rigged, answers, rate_limited, takes_it, traits
 DAY_MS = 86_400_000
 
 
+@pytest.mark.rule("P9")
 async def test_a_clock_a_day_ahead_ends_nothing_that_waits(rigged: Rigged) -> None:
     """The sending deadline is counted, not read off the wall."""
     rig = await rigged(a=traits())
@@ -19,6 +20,7 @@ async def test_a_clock_a_day_ahead_ends_nothing_that_waits(rigged: Rigged) -> No
     await rig.when_state(order, OrderState.FULFILLED)
 
 
+@pytest.mark.rule("P9")
 async def test_a_start_with_the_clock_a_day_behind_delays_nothing_for_a_day(
     rigged: Rigged, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,6 +80,7 @@ async def test_nothing_is_sent_without_a_token(rigged: Rigged, monkeypatch: pyte
     assert [place.token for place in rig.script.places()] == ["token1", "token2"]
 
 
+@pytest.mark.rule("P6", "P15")
 async def test_token_refused_again_is_renewed_after_the_pause(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purchase that met two dead tokens pauses the account, which comes back with a third."""
     monkeypatch.setattr(account, "CONFIGURATION_PAUSE_SECONDS", 0.05)
@@ -94,6 +95,7 @@ async def test_token_refused_again_is_renewed_after_the_pause(rigged: Rigged, mo
     assert [place.token for place in rig.script.places()] == ["token1", "token2", "token3"]
 
 
+@pytest.mark.rule("P14")
 async def test_wait_that_a_supplier_asks_for_is_bounded(rigged: Rigged) -> None:
     """A Retry-After of days holds neither the account nor the purchase back for longer than minutes."""
     rig = await rigged(a=traits())
@@ -104,6 +106,7 @@ async def test_wait_that_a_supplier_asks_for_is_bounded(rigged: Rigged) -> None:
     assert 0 < now.purchases[0].not_before - rig.clock.now_ms() <= 300_000
 
 
+@pytest.mark.rule("P9")
 async def test_sending_deadline_acts_while_the_account_rests(rigged: Rigged) -> None:
     """A purchase whose account can't take it fails at its deadline, not when the account wakes up."""
     rig = await rigged(a=traits(send_by=0.2))
@@ -116,6 +119,7 @@ async def test_sending_deadline_acts_while_the_account_rests(rigged: Rigged) -> 
     assert not rig.script.places()
 
 
+@pytest.mark.rule("P9")
 async def test_sending_deadline_acts_while_every_slot_is_taken(rigged: Rigged) -> None:
     """The same where the account is only busy."""
     rig = await rigged(a=traits(send_by=0.2), max_in_flight=1)

@@ -31,6 +31,7 @@ from .rig import (
 UNREADABLE = b'{"said": "delivered", "cards": ["PAID"],}'
 
 
+@pytest.mark.rule("P5", "P11")
 async def test_late_doubtful_refusal_of_an_accepted_purchase_buys_nothing_again(rigged: Rigged) -> None:
     """A refusal that isn't certain and a look that finds nothing don't undo what the supplier accepted before."""
     rig = await rigged(a=traits(read_timeout=0.05, look_delays=(60.0,)), b=traits())
@@ -47,6 +48,7 @@ async def test_late_doubtful_refusal_of_an_accepted_purchase_buys_nothing_again(
     assert not rig.script.places("b")
 
 
+@pytest.mark.rule("P11")
 async def test_look_from_before_a_doubtful_refusal_confirms_nothing(rigged: Rigged) -> None:
     """Only a look that was made after the refusal can confirm it."""
     rig = await rigged(a=traits(read_timeout=0.4, look_delays=(0.03,)), b=traits())
@@ -79,6 +81,7 @@ async def test_look_from_before_a_doubtful_refusal_confirms_nothing(rigged: Rigg
     await rig.when(order, lambda now: now.purchases[0].state is PurchaseState.ACCEPTED)
 
 
+@pytest.mark.rule("P11")
 async def test_doubtful_refusal_is_believed_with_a_look_that_finds_nothing(rigged: Rigged) -> None:
     """Where nothing speaks against it, such a refusal still makes room for the next offer."""
     rig = await rigged(a=traits(), b=traits())
@@ -91,6 +94,7 @@ async def test_doubtful_refusal_is_believed_with_a_look_that_finds_nothing(rigge
     assert [p.state for p in now.purchases] == [PurchaseState.DEAD, PurchaseState.DELIVERED]
 
 
+@pytest.mark.rule("P3", "P10")
 async def test_late_unreadable_answer_is_kept(rigged: Rigged) -> None:
     """An answer that can't be read is kept whole even if the purchase was in doubt already: a card may be in it."""
     rig = await rigged(a=traits(queryable=False, read_timeout=0.05))
@@ -103,6 +107,7 @@ async def test_late_unreadable_answer_is_kept(rigged: Rigged) -> None:
     assert await rig.kept_answers(order) == [UNREADABLE]
 
 
+@pytest.mark.rule("P10")
 async def test_half_an_answer_is_kept(rigged: Rigged) -> None:
     """When the connection breaks in the middle of an answer, what was read of it is kept."""
     rig = await rigged(a=traits(queryable=False))
@@ -122,6 +127,7 @@ async def test_half_an_answer_is_kept(rigged: Rigged) -> None:
     assert await rig.kept_answers(order) == [UNREADABLE]
 
 
+@pytest.mark.rule("P3", "O8")
 async def test_cards_that_come_during_a_review_are_kept_hidden(rigged: Rigged, tmp_path: Path) -> None:
     """Cards of a purchase that only a person may settle are stored for that person, and not shown to the client."""
     rig = await rigged(a=traits(queryable=False, read_timeout=0.05))
@@ -144,6 +150,7 @@ async def test_cards_that_come_during_a_review_are_kept_hidden(rigged: Rigged, t
     assert sealer.open_card(sealed, order.order_id, 1).secret == "ONLY COPY"
 
 
+@pytest.mark.rule("D12")
 async def test_refusal_outlives_a_store_that_fails_during_its_look(
     rigged: Rigged, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ def is_not_sent(result: object, cause: NotSentCause) -> bool:
 # --- The last moment --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("P2")
 async def test_nothing_is_written_after_the_last_moment(peer: Peer, sides: Sides) -> None:
     """A request whose last moment has passed is not sent: a connection may be made, but not one byte goes over it."""
     clock = Clock()
@@ -179,6 +180,7 @@ async def test_nothing_is_written_after_the_last_moment(peer: Peer, sides: Sides
     assert not any(peer.received)
 
 
+@pytest.mark.rule("P2")
 async def test_request_in_time_is_written(peer: Peer, sides: Sides) -> None:
     """A last moment that is still to come holds nothing back."""
     clock = Clock()
@@ -187,6 +189,7 @@ async def test_request_in_time_is_written(peer: Peer, sides: Sides) -> None:
     assert (result.status, result.body) == (200, b"fine")
 
 
+@pytest.mark.rule("P2")
 async def test_last_moment_that_passes_while_connecting(
     peer: Peer, sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +209,7 @@ async def test_last_moment_that_passes_while_connecting(
     assert peer.received == [b""]
 
 
+@pytest.mark.rule("P2")
 async def test_last_moment_holds_on_a_kept_connection(peer: Peer, sides: Sides) -> None:
     """A connection that is there already is no way round the last moment."""
     clock = Clock()
@@ -218,6 +222,7 @@ async def test_last_moment_holds_on_a_kept_connection(peer: Peer, sides: Sides) 
     assert sum(got.count(b"POST") for got in peer.received) == 1
 
 
+@pytest.mark.rule("P2")
 async def test_stale_intention_of_a_new_order_is_not_sent(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order whose commit took longer than the submit window isn't sent on that intention, but on a fresh one."""
     rig = await rigged(a=traits())
@@ -234,6 +239,7 @@ async def test_stale_intention_of_a_new_order_is_not_sent(rigged: Rigged, monkey
     assert len(rig.script.places()) == 1
 
 
+@pytest.mark.rule("P2")
 async def test_stale_intention_of_a_queued_purchase_is_not_sent(
     rigged: Rigged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +268,7 @@ REDIRECTS = ["301 Moved Permanently", "302 Found", "303 See Other", "307 Tempora
 
 
 @pytest.mark.parametrize("status", REDIRECTS)
+@pytest.mark.rule("P4")
 async def test_redirect_is_an_answer(peer: Peer, target: Peer, sides: Sides, status: str) -> None:
     """A redirect is handed back as it came; where it points to nobody goes."""
     peer.answer = says(b"", status, f"Location: http://127.0.0.1:{target.port}/place")
@@ -272,6 +279,7 @@ async def test_redirect_is_an_answer(peer: Peer, target: Peer, sides: Sides, sta
     assert not target.received
 
 
+@pytest.mark.rule("P4")
 async def test_redirected_purchase_is_in_doubt(rigged: Rigged, target: Peer) -> None:
     """A purchase that is answered with a redirect was asked for once, and nobody knows what became of it."""
     rig = await rigged(a=traits(queryable=False))
@@ -286,6 +294,7 @@ async def test_redirected_purchase_is_in_doubt(rigged: Rigged, target: Peer) -> 
 # --- Connections ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("P4")
 async def test_connection_that_idled_too_long_is_not_used(peer: Peer, sides: Sides) -> None:
     """A request after the idle time gets a connection of its own: the old one may be closing on the other side."""
     side = sides(idle_seconds=0.05)
@@ -304,6 +313,7 @@ async def test_connection_is_kept_for_the_idle_time(peer: Peer, sides: Sides) ->
     assert len(set(peer.ports)) == 1
 
 
+@pytest.mark.rule("P4")
 async def test_idle_times_of_an_account(rigged: Rigged) -> None:
     """Purchases never go over a connection that idled for more than a second; questions, which may be repeated, may."""
 
@@ -319,6 +329,7 @@ async def test_idle_times_of_an_account(rigged: Rigged) -> None:
 
 
 @pytest.mark.parametrize("drops", [closes, resets])
+@pytest.mark.rule("P4", "P6")
 async def test_dropped_kept_connection_repeats_nothing(peer: Peer, sides: Sides, drops: Answering) -> None:
     """A purchase that a kept connection swallowed is in doubt; it is never written a second time."""
     side = sides()
@@ -337,6 +348,7 @@ async def test_connection_lost_after_the_request(peer: Peer, sides: Sides, drops
     assert len(peer.ports) == 1
 
 
+@pytest.mark.rule("P6")
 async def test_connection_lost_before_the_request_was_read(peer: Peer, sides: Sides) -> None:
     """Once connected, no failure proves that nothing was written."""
     peer.greet = resets
@@ -386,6 +398,7 @@ def gated(gate: asyncio.Event, body: bytes) -> Answering:
     return answer
 
 
+@pytest.mark.rule("P3")
 async def test_late_answer_arrives(peer: Peer, sides: Sides) -> None:
     """After the read time-out the exchange goes on, and its answer, whenever it comes, is the answer."""
     gate = asyncio.Event()
@@ -393,15 +406,17 @@ async def test_late_answer_arrives(peer: Peer, sides: Sides) -> None:
     side = sides(read_timeout=0.05)
     result = await side.send(peer.request())
     assert isinstance(result, Pending)
-    assert side.open_count == 1
+    [exchange] = side._open
+    assert not exchange.done()
     gate.set()
     late = await result.answer
     assert isinstance(late, HttpReply)
     assert late.body == b"ONLY COPY"
-    await until(lambda: side.open_count == 0)
+    await until(lambda: not side._open)
     assert len(peer.ports) == 1
 
 
+@pytest.mark.rule("P3")
 async def test_patience_with_a_late_answer_ends(peer: Peer, sides: Sides) -> None:
     """An exchange that was never answered ends with the answer patience, in doubt."""
     peer.answer = gated(asyncio.Event(), b"never")
@@ -410,6 +425,7 @@ async def test_patience_with_a_late_answer_ends(peer: Peer, sides: Sides) -> Non
     assert isinstance(await result.answer, Broken)
 
 
+@pytest.mark.rule("P3", "D2")
 async def test_cancelled_caller_does_not_end_the_exchange(peer: Peer, sides: Sides) -> None:
     """An exchange that may have bought something outlives whoever waited for it."""
     gate = asyncio.Event()
@@ -434,7 +450,7 @@ async def test_question_is_given_up_after_the_time_out(peer: Peer, sides: Sides)
     peer.answer = gated(gate := asyncio.Event(), b"too late")
     side = sides(read_timeout=0.05)
     assert isinstance(await side.ask(peer.request()), Broken)
-    await until(lambda: side.open_count == 0, patience=1.0)
+    await until(lambda: not side._open, patience=1.0)
     gate.set()
     await until(lambda: peer.ended == 1, patience=1.0)
 
@@ -454,6 +470,7 @@ async def test_largest_answer_is_read(peer: Peer, sides: Sides) -> None:
     assert len(result.body) == MAX_ANSWER_BYTES
 
 
+@pytest.mark.rule("P10")
 async def test_answer_that_is_too_large_is_kept_as_far_as_it_was_read(peer: Peer, sides: Sides) -> None:
     """A larger answer is in doubt, not lost: a paid card may be at its beginning; the rest is never read."""
     peer.answer = says(b"CARD" + b"x" * 8 * MAX_ANSWER_BYTES)
@@ -478,6 +495,7 @@ async def test_half_an_answer_is_handed_over(peer: Peer, sides: Sides) -> None:
     assert result.raw == b"CARD"
 
 
+@pytest.mark.rule("P6")
 async def test_refused_connection_is_tried_again(rigged: Rigged, monkeypatch: pytest.MonkeyPatch) -> None:
     """A purchase whose request couldn't be written is sent once the supplier is there; only what was written counts."""
     monkeypatch.setattr(account, "FIRST_HOLD_SECONDS", 0.02)

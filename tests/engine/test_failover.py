@@ -51,6 +51,7 @@ async def cards(rig: Rig, order: Order) -> list[str]:
 
 
 @pytest.mark.parametrize("about", [RefusedFor.STOCK, RefusedFor.PRODUCT, RefusedFor.PRICE, RefusedFor.BALANCE])
+@pytest.mark.rule("P7")
 async def test_refused_at_the_first_bought_at_the_second(rigged: Rigged, about: RefusedFor) -> None:
     """What the first supplier certainly refuses is bought at the second: one purchase in each book, under a number of
     its own, and no look."""
@@ -73,6 +74,7 @@ async def test_refused_at_the_first_bought_at_the_second(rigged: Rigged, about: 
         (RefusedFor.OTHER, FailureReason.REFUSED),
     ],
 )
+@pytest.mark.rule("P7")
 async def test_refusal_of_the_order_itself_fails_it(rigged: Rigged, about: RefusedFor, reason: FailureReason) -> None:
     """A refusal that speaks against the order and not the offer ends it; the second supplier is never asked."""
     rig = await rigged(a=traits(), b=traits())
@@ -84,6 +86,7 @@ async def test_refusal_of_the_order_itself_fails_it(rigged: Rigged, about: Refus
     assert books.entries == [("a", "refused")]
 
 
+@pytest.mark.rule("P7", "P11")
 async def test_doubtful_refusal_needs_a_look_first(rigged: Rigged) -> None:
     """The second supplier is asked only after a look at the first found nothing; the client sees no doubt meanwhile."""
     rig = await rigged(a=traits(), b=traits())
@@ -98,6 +101,7 @@ async def test_doubtful_refusal_needs_a_look_first(rigged: Rigged) -> None:
     assert OrderState.OUTCOME_UNKNOWN not in states
 
 
+@pytest.mark.rule("P7", "P11")
 async def test_doubtful_refusal_that_a_look_contradicts(rigged: Rigged) -> None:
     """Where the look finds what was "refused", it was bought there, and nowhere else."""
     rig = await rigged(a=traits(), b=traits())
@@ -109,6 +113,7 @@ async def test_doubtful_refusal_that_a_look_contradicts(rigged: Rigged) -> None:
 
 
 @pytest.mark.parametrize("place", [hangs_up, answers(b"what?")], ids=["no answer", "unreadable answer"])
+@pytest.mark.rule("P7")
 async def test_purchase_in_doubt_is_not_bought_elsewhere(rigged: Rigged, place: Handler) -> None:
     """As long as nobody knows what became of it at the first supplier, the second is never asked."""
     rig = await rigged(a=traits(), b=traits())
@@ -124,6 +129,7 @@ async def test_purchase_in_doubt_is_not_bought_elsewhere(rigged: Rigged, place: 
     assert await cards(rig, now) == ["A"]
 
 
+@pytest.mark.rule("P7")
 async def test_purchase_in_doubt_without_a_query_is_not_bought_elsewhere(rigged: Rigged) -> None:
     """Nor does a deadline make a supplier that can't be asked say no: a person looks."""
     rig = await rigged(a=traits(queryable=False, settle_by=0.1), b=traits())
@@ -133,6 +139,7 @@ async def test_purchase_in_doubt_without_a_query_is_not_bought_elsewhere(rigged:
     assert books.entries == [("a", "nothing")]
 
 
+@pytest.mark.rule("P5", "P7")
 async def test_purchase_in_doubt_that_was_never_received_fails(rigged: Rigged) -> None:
     """A doubt that looks prove to be nothing, after the grace, is the end of the order; the second is never asked."""
     rig = await rigged(a=traits(not_found_grace=0.2), b=traits())
@@ -145,6 +152,7 @@ async def test_purchase_in_doubt_that_was_never_received_fails(rigged: Rigged) -
     assert now.purchases[0].updated_at - now.purchases[0].written_until >= 200
 
 
+@pytest.mark.rule("P7")
 async def test_accepted_purchase_is_not_bought_elsewhere(rigged: Rigged) -> None:
     """What the first supplier took is its to deliver."""
     rig = await rigged(a=traits(), b=traits())
@@ -158,6 +166,7 @@ async def test_accepted_purchase_is_not_bought_elsewhere(rigged: Rigged) -> None
     assert await cards(rig, now) == ["A"]
 
 
+@pytest.mark.rule("P7")
 async def test_offers_are_tried_in_the_configured_order(rigged: Rigged) -> None:
     """Every offer is tried once, in the order of the configuration; the order fails with what the last one said."""
     rig = await rigged(c=traits(), a=traits(), b=traits())
@@ -169,6 +178,7 @@ async def test_offers_are_tried_in_the_configured_order(rigged: Rigged) -> None:
     assert now.failure.reason is FailureReason.PRODUCT_UNAVAILABLE
 
 
+@pytest.mark.rule("P7")
 async def test_later_offers_are_left_alone_when_an_earlier_one_delivers(rigged: Rigged) -> None:
     """The first supplier that delivers is the last one asked."""
     rig = await rigged(c=traits(), a=traits(), b=traits())

@@ -505,11 +505,19 @@ async def test_how_an_account_stands(office: MakeOffice) -> None:
     account.heard(NotSent(cause=NotSentCause.UNREACHABLE, detail="ClientConnectorError", retry_after=30))
     with capture_logs():
         resting = account.standing()
-        assert (resting.state, resting.why) == (AccountState.RESTING, "unreachable: ClientConnectorError")
+        assert (resting.state, resting.why, resting.detail) == (
+            AccountState.RESTING,
+            "unreachable",
+            "ClientConnectorError",
+        )
         assert 29_000 < resting.until - one.clock.now_ms() <= 30_000
         account.heard(NotSent(cause=NotSentCause.CONFIGURATION, detail="1401: signature"))
     paused = account.standing()
-    assert (paused.state, paused.why) == (AccountState.PAUSED, "1401: signature")
+    assert (paused.state, paused.why, paused.detail) == (
+        AccountState.PAUSED,
+        "the supplier refuses us",
+        "1401: signature",
+    )
     one.clock.advance(61)
     assert account.standing().state is AccountState.READY
 

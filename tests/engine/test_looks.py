@@ -45,6 +45,7 @@ async def test_looks_go_on_after_the_store_could_not_be_read(rigged: Rigged, mon
     assert not rig.failures
 
 
+@pytest.mark.rule("P5")
 async def test_wall_clock_that_jumps_proves_no_absence(rigged: Rigged) -> None:
     """The grace period has to pass on the monotonic clock: a wall clock set right says nothing about a supplier."""
     rig = await rigged(a=traits(not_found_grace=3600.0, settle_by=86_400.0))
@@ -59,6 +60,7 @@ async def test_wall_clock_that_jumps_proves_no_absence(rigged: Rigged) -> None:
     assert outcomes(now.purchases[0]) == ["Unclear", "Absent"]
 
 
+@pytest.mark.rule("P5")
 async def test_absence_is_proven_after_the_grace_period(rigged: Rigged) -> None:
     """Without a jump the same looks do prove it."""
     rig = await rigged(a=traits(not_found_grace=0.1))
@@ -67,6 +69,7 @@ async def test_absence_is_proven_after_the_grace_period(rigged: Rigged) -> None:
     assert outcomes(now.purchases[0]) == ["Unclear", "Absent", "AbsenceProven"]
 
 
+@pytest.mark.rule("P9")
 async def test_deadline_waits_for_an_answered_look(rigged: Rigged) -> None:
     """A supplier that can't be asked gets some more looks before the deadline calls a person."""
     rig = await rigged(a=traits(settle_by=0.001))
@@ -77,6 +80,7 @@ async def test_deadline_waits_for_an_answered_look(rigged: Rigged) -> None:
     assert len(rig.script.queries) >= 5
 
 
+@pytest.mark.rule("P9")
 async def test_deadline_acts_after_an_answered_look(rigged: Rigged) -> None:
     """One look that was answered after the deadline is enough."""
     rig = await rigged(a=traits(settle_by=0.001, look_delays=(0.03, 60.0)))

@@ -30,6 +30,7 @@ from .rig import (
 )
 
 
+@pytest.mark.rule("O8")
 async def test_cards_reach_the_client_as_they_arrive(rigged: Rigged) -> None:
     """Each list that holds new cards is an update with them, before the purchase is complete."""
     rig = await rigged(a=traits())
@@ -47,6 +48,7 @@ async def test_cards_reach_the_client_as_they_arrive(rigged: Rigged) -> None:
     assert seen[-3:] == [(seen[-3][0], 1), (seen[-3][0] + 1, 2), (seen[-3][0] + 2, 3)]
 
 
+@pytest.mark.rule("O8")
 async def test_short_deliveries_are_shown_and_go_to_a_person_in_the_end(rigged: Rigged) -> None:
     """Success with fewer cards: those there are belong to the client; the rest is asked after until the deadline."""
     rig = await rigged(a=traits(settle_by=0.2))
@@ -57,6 +59,7 @@ async def test_short_deliveries_are_shown_and_go_to_a_person_in_the_end(rigged: 
     assert await rig.shown_cards(order) == ["A"]
 
 
+@pytest.mark.rule("O8", "O9")
 async def test_new_cards_of_a_purchase_in_review_are_not_shown(rigged: Rigged) -> None:
     """A list with too many cards isn't believed, and neither is what follows; what the client has stays."""
     rig = await rigged(a=traits())
@@ -69,6 +72,7 @@ async def test_new_cards_of_a_purchase_in_review_are_not_shown(rigged: Rigged) -
 
 
 @pytest.mark.parametrize("listed", [("B", "C"), ("B",)])
+@pytest.mark.rule("O9")
 async def test_a_list_that_lacks_or_changes_a_card_overwrites_nothing(rigged: Rigged, listed: tuple[str, ...]) -> None:
     """A person looks, and the card that was handed over stays what it was."""
     rig = await rigged(a=traits())
@@ -80,6 +84,7 @@ async def test_a_list_that_lacks_or_changes_a_card_overwrites_nothing(rigged: Ri
     assert await rig.shown_cards(order) == ["A"]
 
 
+@pytest.mark.rule("O2")
 async def test_some_units_are_missing_only_when_they_are_proven_dead(rigged: Rigged) -> None:
     """One delivered and one unknown isn't a part of the order: it is a doubt, until the other is known never to be."""
     rig = await rigged(a=traits())
@@ -97,6 +102,7 @@ async def test_some_units_are_missing_only_when_they_are_proven_dead(rigged: Rig
     assert {p.state for p in now.purchases} == {PurchaseState.DELIVERED, PurchaseState.DEAD}
 
 
+@pytest.mark.rule("O7")
 async def test_purchases_to_one_recipient_go_one_after_another(rigged: Rigged) -> None:
     """However many slots are free: the next is sent when the one before has ended."""
     rig = await rigged(a=traits())
@@ -117,6 +123,7 @@ async def test_purchases_to_one_recipient_go_one_after_another(rigged: Rigged) -
 
 
 @pytest.mark.parametrize("about", [RefusedFor.PRODUCT, RefusedFor.STOCK, RefusedFor.BALANCE])
+@pytest.mark.rule("O7")
 async def test_after_a_refusal_the_remaining_units_are_not_sent(rigged: Rigged, about: RefusedFor) -> None:
     """They would meet the same refusal; the next offer gets all of them."""
     rig = await rigged(a=traits(), b=traits(), max_in_flight=1)
@@ -130,6 +137,7 @@ async def test_after_a_refusal_the_remaining_units_are_not_sent(rigged: Rigged, 
     assert now.delivered_quantity == 5
 
 
+@pytest.mark.rule("O7")
 async def test_a_unit_that_the_supplier_asked_to_wait_is_held_back_as_well(rigged: Rigged) -> None:
     """Proven unsent is unsent, whether or not a request for it was ever written."""
     rig = await rigged(a=traits(), max_in_flight=2)
@@ -154,6 +162,7 @@ async def test_a_unit_that_the_supplier_asked_to_wait_is_held_back_as_well(rigge
 
 
 @pytest.mark.parametrize(("asked_for", "limit"), [(None, 20_000), (15_000, 15_000), (30_000, 20_000)])
+@pytest.mark.rule("O10")
 async def test_the_limit_is_the_lower_of_the_clients_and_the_offers(
     rigged: Rigged, asked_for: int | None, limit: int
 ) -> None:
@@ -163,6 +172,7 @@ async def test_the_limit_is_the_lower_of_the_clients_and_the_offers(
     assert [offer.unit_limit for offer in order.offers] == [limit]
 
 
+@pytest.mark.rule("O10")
 async def test_an_offer_above_the_limit_stores_nothing(rigged: Rigged) -> None:
     """Refused before anything is on disk or sent."""
     rig = await rigged(a=traits())
@@ -174,6 +184,7 @@ async def test_an_offer_above_the_limit_stores_nothing(rigged: Rigged) -> None:
     assert not rig.script.asked
 
 
+@pytest.mark.rule("O11")
 async def test_a_charge_above_the_limit_is_delivered_and_told(rigged: Rigged) -> None:
     """The card is the client's; the item and the alert are the operator's. The limit counts for all units together."""
     rig = await rigged(a=traits())

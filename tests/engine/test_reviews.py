@@ -70,6 +70,7 @@ async def test_entered_cards_reach_the_client(rigged: Rigged) -> None:
     assert await waiting(rig) == []
 
 
+@pytest.mark.rule("O4", "O8")
 async def test_kept_cards_reach_the_client_by_a_decision_alone(rigged: Rigged) -> None:
     """A dead purchase was delivered after all; nothing was bought in its place."""
     rig = await rigged(a=traits(queryable=False))
@@ -108,6 +109,7 @@ async def test_what_is_bought_again_has_its_own_sending_deadline(rigged: Rigged)
     await rig.when_state(order, OrderState.FULFILLED)
 
 
+@pytest.mark.rule("D1", "O13")
 async def test_a_decision_survives_a_restart_before_its_effect(rigged: Rigged) -> None:
     """What was to be bought again is bought by the next start."""
     rig = await rigged(a=traits())
@@ -121,6 +123,7 @@ async def test_a_decision_survives_a_restart_before_its_effect(rigged: Rigged) -
     assert len(rig.script.places()) == 2
 
 
+@pytest.mark.rule("O3", "D10", "O13")
 async def test_of_two_decisions_one_is_taken(rigged: Rigged) -> None:
     """The other one is told how things stand now; the record has one entry."""
     rig = await rigged(a=traits(look_delays=(60.0,)))
@@ -136,6 +139,7 @@ async def test_of_two_decisions_one_is_taken(rigged: Rigged) -> None:
     assert len(await rig.store.audit(0, 9)) == 1
 
 
+@pytest.mark.rule("D10", "O13")
 async def test_evidence_and_a_decision_at_once_are_both_kept(rigged: Rigged) -> None:
     """Whoever comes second is weighed against what is there then: the card that came is kept, nothing is lost."""
     rig = await rigged(a=traits(queryable=False))
@@ -151,6 +155,7 @@ async def test_evidence_and_a_decision_at_once_are_both_kept(rigged: Rigged) -> 
     assert await rig.shown_cards(order) == []
 
 
+@pytest.mark.rule("O13")
 async def test_an_unknown_outcome_is_decided_once_its_deadline_has_passed(rigged: Rigged) -> None:
     """Before that evidence may still settle it."""
     rig = await rigged(a=traits(look_delays=(60.0,), not_found_grace=3600.0))
@@ -197,6 +202,7 @@ async def test_reviews_are_found_by_account_and_reason(rigged: Rigged) -> None:
 # --- Pauses -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("D15")
 async def test_nothing_is_sent_to_a_paused_account_until_it_is_resumed(rigged: Rigged) -> None:
     """Orders that exist wait, and new ones are refused where no other account sells the product."""
     rig = await rigged(max_in_flight=1, a=traits())
@@ -211,7 +217,7 @@ async def test_nothing_is_sent_to_a_paused_account_until_it_is_resumed(rigged: R
     with pytest.raises(ProductNotOrderable):
         await rig.order("a", "another")
     standing = rig.accounts["a"].standing()
-    assert (standing.state, standing.why, standing.until) == (AccountState.PAUSED, "prices are wrong", 0)
+    assert (standing.state, standing.detail, standing.until) == (AccountState.PAUSED, "prices are wrong", 0)
     assert standing.hold is not None
     assert standing.hold.by == WHO
     assert len(rig.script.places()) == 1
@@ -221,6 +227,7 @@ async def test_nothing_is_sent_to_a_paused_account_until_it_is_resumed(rigged: R
     assert [entry.what for entry in await rig.store.audit(0, 9)] == ["resume", "pause"]
 
 
+@pytest.mark.rule("D15")
 async def test_a_pause_survives_a_restart(rigged: Rigged) -> None:
     """What waited is still waiting, and is sent when an operator says so."""
     rig = await rigged(a=traits())
@@ -235,6 +242,7 @@ async def test_a_pause_survives_a_restart(rigged: Rigged) -> None:
     await rig.when_state(order, OrderState.FULFILLED)
 
 
+@pytest.mark.rule("D15")
 async def test_what_was_sent_is_looked_at_during_a_pause(rigged: Rigged) -> None:
     """Only sending stops."""
     rig = await rigged(a=traits())
@@ -246,6 +254,7 @@ async def test_what_was_sent_is_looked_at_during_a_pause(rigged: Rigged) -> None
     await rig.when_state(order, OrderState.FULFILLED)
 
 
+@pytest.mark.rule("D15")
 async def test_a_waiting_purchase_dies_at_its_deadline_during_a_pause(rigged: Rigged) -> None:
     """A pause doesn't stop the clock."""
     rig = await rigged(a=traits(send_by=0.3))
@@ -256,6 +265,7 @@ async def test_a_waiting_purchase_dies_at_its_deadline_during_a_pause(rigged: Ri
     assert outcomes(now.purchases[0]) == ["DeadlinePassed"]
 
 
+@pytest.mark.rule("P15")
 async def test_resuming_ends_a_pause_that_the_supplier_caused(rigged: Rigged) -> None:
     """At once, instead of a minute later."""
     rig = await rigged(a=traits())

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from reward_adapters.contract import Callback
@@ -61,6 +62,7 @@ async def test_a_number_that_spoils_an_answer_about_many_is_asked_after_alone(ri
     assert now.state is OrderState.FULFILLED
 
 
+@pytest.mark.rule("P10")
 async def test_what_is_kept_of_an_answer_about_many_holds_nobody_elses_card(rigged: Rigged) -> None:
     """An answer that leaves a doubt about one client's order delivers another's: it is asked for again, alone."""
     rig = await rigged(a=traits(**SHOP))
@@ -120,6 +122,7 @@ async def test_a_watch_does_not_end_with_an_answer_that_cannot_be_read(rigged: R
     assert len(rig.script.queries) >= 5
 
 
+@pytest.mark.rule("P8")
 async def test_the_callback_of_a_success_outweighs_a_later_refusal(rigged: Rigged) -> None:
     """At a supplier that can't be asked: bought is bought, and nothing is bought again at the next offer."""
     rig = await rigged(a=traits(queryable=False), b=traits())

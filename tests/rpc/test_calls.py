@@ -131,6 +131,7 @@ async def test_a_defect_shows_nothing_but_its_request_id(served: World, capsys: 
     assert "trace-2" in logged
 
 
+@pytest.mark.rule("D12")
 async def test_a_store_that_cannot_write_asks_for_a_retry(served: World) -> None:
     """UNAVAILABLE with RetryInfo: nothing was stored, the same ids may be sent again."""
     served.shop.fail_with = StoreUnavailable("disk full")

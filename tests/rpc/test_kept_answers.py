@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from reward_server.domain.order import Source
 from reward_server.store import Change, KeptAnswer
 from rewardservice.v1 import order_pb2
@@ -46,6 +48,7 @@ async def test_kept_answers_are_outlined_oldest_first(served: World) -> None:
     assert second.outline == "no JSON and no form, 45 bytes, begins like JSON"
 
 
+@pytest.mark.rule("P10")
 async def test_no_view_shows_a_card_inside_an_answer(served: World) -> None:
     """Not even to the client that ordered; other views have no answers at all."""
     order_id = (await served.api().create()).order.order_id

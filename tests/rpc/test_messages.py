@@ -22,6 +22,8 @@ from reward_server.domain.order import (
     ReviewReason,
     Source,
 )
+from reward_server.engine.looks import LookPlan
+from reward_server.engine.outlook import Outlook
 from reward_server.rpc import messages
 from reward_server.rpc.messages import View, card_message, masked_number, money_message, order_message
 from rewardservice.v1 import catalog_service_pb2, order_pb2
@@ -157,6 +159,25 @@ def test_the_explained_view_has_the_purchases() -> None:
     assert first.intent_time.ToMilliseconds() == 1_780_000_000_200
     assert not second.HasField("intent_time")
     assert second.review_reason == order_pb2.REVIEW_REASON_DEADLINE
+
+
+def test_the_explained_view_tells_what_is_awaited_and_what_was_chosen() -> None:
+    """What the engine knows stands at its purchase; the offers stand at the order, and nowhere but in this view."""
+    looks = LookPlan(made=3, last_at=1_780_000_000_500, last="Absent", next_at=1_780_000_000_600)
+    late = Outlook(waits_for="a look", send_deadline=1_780_000_001_000, settle_deadline=1_780_000_002_000, looks=looks)
+    died = Failure(FailureReason.OUT_OF_STOCK, "sold out")
+    order = ORDER.with_purchase(replace(ORDER.purchases[1], failure=died, refunded=Money(10_000)))
+    message = order_message(order, CARDS, View.EXPLAINED, {"N1": late})
+    first, second = message.purchases
+    assert (first.waits_for, first.looks, first.last_look) == ("a look", 3, "Absent")
+    times = (first.send_deadline, first.settle_deadline, first.last_look_time, first.next_look_time)
+    assert [time.ToMilliseconds() - 1_780_000_000_000 for time in times] == [1_000, 2_000, 500, 600]
+    assert (second.waits_for, second.HasField("next_look_time")) == ("", False)
+    assert (second.failure.reason, second.failure.message) == (order_pb2.FAILURE_REASON_OUT_OF_STOCK, "sold out")
+    assert second.refunded == money_message(Money(10_000))
+    assert [(offer.supplier, offer.use) for offer in message.offers] == [("kss_a", order_pb2.OFFER_USE_USED)]
+    assert [number for offer in message.offers for number in offer.purchase_numbers] == ["N1", "N2"]
+    assert not order_message(order, CARDS, View.FULL).offers
 
 
 def test_what_became_of_a_delivery_is_told_as_of_the_version() -> None:

@@ -201,6 +201,7 @@ async def test_supplier_accounts_are_listed_with_state_and_balance(operated: Ope
     assert b.balance_problem == "the supplier doesn't tell"
 
 
+@pytest.mark.rule("P15")
 async def test_an_account_that_is_not_ready_says_why_and_until_when(operated: Operated) -> None:
     """Resting and paused accounts are told apart."""
     accounts = operated.world.accounts
@@ -208,7 +209,7 @@ async def test_an_account_that_is_not_ready_says_why_and_until_when(operated: Op
     accounts["b"].heard(NotSent(cause=NotSentCause.CONFIGURATION, detail="1401: signature"))
     a, b = (await operated.call("ListSuppliers")).suppliers
     assert (a.state, a.state_reason) == (pb.SUPPLIER_STATE_RESTING, "rate_limited")
-    assert (b.state, b.state_reason) == (pb.SUPPLIER_STATE_PAUSED, "1401: signature")
+    assert (b.state, b.state_reason) == (pb.SUPPLIER_STATE_PAUSED, "the supplier refuses us: 1401: signature")
     assert b.state_end_time.ToMilliseconds() > clock.now_ms()
 
 

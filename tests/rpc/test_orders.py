@@ -41,6 +41,7 @@ async def test_an_order_is_answered_with_a_token_to_follow_it(served: World) -> 
     assert [update.order.version for update in page.updates] == [2]
 
 
+@pytest.mark.rule("O12")
 async def test_a_replay_returns_the_order_as_it_is(served: World) -> None:
     """The same id with the same content is the same order; view and wait don't count as content."""
     api = served.api()
@@ -52,6 +53,7 @@ async def test_a_replay_returns_the_order_as_it_is(served: World) -> None:
     assert again.order.cards[0].secret == "secret-1"
 
 
+@pytest.mark.rule("O12")
 async def test_other_content_under_a_used_id_is_refused(served: World) -> None:
     """The error names the order and the fields that differ."""
     api = served.api()
@@ -314,6 +316,7 @@ async def cancel(api: Api, **fields: object) -> order_pb2.Order:
     return (await api.rewards.CancelOrder(request, metadata=api.metadata)).order
 
 
+@pytest.mark.rule("O15")
 async def test_an_order_that_was_not_sent_is_cancelled_by_either_id(served: World) -> None:
     """The answer is the cancelled order; asked again it is the same, and the client's log has one update of it."""
     api = served.api()
@@ -327,6 +330,7 @@ async def test_an_order_that_was_not_sent_is_cancelled_by_either_id(served: Worl
         assert [update.order.version for update in page.updates] == [2]
 
 
+@pytest.mark.rule("O15")
 async def test_an_order_that_ended_otherwise_cannot_be_cancelled(served: World) -> None:
     """The error says how it ended."""
     api = served.api()

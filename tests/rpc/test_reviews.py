@@ -115,6 +115,22 @@ async def test_a_decision_answers_with_the_explained_order(operated: Operated) -
     assert [card.secret for card in shown.cards] == ["REDEEMS-IT"]
 
 
+async def test_a_part_is_delivered_and_the_rest_fails(operated: Operated) -> None:
+    """Too few cards are refused until the operator says what becomes of the other units; the record says it, too."""
+    order = await in_review(operated)
+    two = replace(order.purchases[0], quantity=2)
+    order = replace(order.with_purchase(two), quantity=2, revision=order.revision + 1)
+    assert await operated.world.store.save(Change(order=order, visible=False))
+    cards = [pb.EnteredCard(secret="REDEEMS-IT")]
+    refusal = await operated.refusal("ResolveOrder", **about(order, "DELIVERED", cards=cards))
+    assert refusal.reason == "DECISION_REFUSED"
+    resolved = (await operated.call("ResolveOrder", **about(order, "DELIVERED", cards=cards, rest=pb.REST_FAIL))).order
+    assert (resolved.state, resolved.delivered_quantity) == (order_pb.ORDER_STATE_PARTIALLY_FULFILLED, 1)
+    assert resolved.failure.message == WHY
+    [entry] = (await operated.call("ListAuditEntries")).entries
+    assert entry.what == "delivered_rest_fail"
+
+
 async def test_a_recipient_is_masked_in_the_answer(operated: Operated) -> None:
     """Whom it is for isn't an operator's business."""
     order = await in_review(operated)
@@ -126,6 +142,7 @@ async def test_a_recipient_is_masked_in_the_answer(operated: Operated) -> None:
     assert resolved.recipient.phone.number == "*******8000"
 
 
+@pytest.mark.rule("O13")
 async def test_clients_see_a_decision_on_their_stream(operated: Operated) -> None:
     """As an update with the operator's words where units fail."""
     order = await in_review(operated)
@@ -186,6 +203,8 @@ async def test_what_is_wrong_is_named(
     ("fields", "wrong"),
     [
         ({"decision": pb.DECISION_FAIL, "cards": [CARD], "deliver_kept_cards": True}, ["cards", "deliver_kept_cards"]),
+        ({"decision": pb.DECISION_BUY_AGAIN, "rest": pb.REST_FAIL}, ["rest"]),
+        ({"decision": pb.DECISION_DELIVERED, "rest": 9}, ["rest"]),
         ({"decision": pb.DECISION_DELIVERED, "cards": [CARD] * 101}, ["cards"]),
         ({"decision": pb.DECISION_DELIVERED, "cards": [CARD, pb.EnteredCard(instructions="how")]}, ["cards[1]"]),
         (
@@ -223,6 +242,7 @@ async def test_the_kind_of_an_entered_card_follows_from_its_fields(
     assert resolved.cards[0].kind == order_pb.CardKind.Value(f"CARD_KIND_{kind}")
 
 
+@pytest.mark.rule("D15")
 async def test_an_account_is_paused_and_resumed(operated: Operated) -> None:
     """Who did it and why is shown with the account, and stands in the record."""
     paused = (await operated.call("PauseSupplier", supplier="kss_a", reason="odd", actor="Li")).supplier
@@ -242,6 +262,7 @@ async def test_an_account_is_paused_and_resumed(operated: Operated) -> None:
     assert refusal.reason == "SUPPLIER_NOT_FOUND"
 
 
+@pytest.mark.rule("O13")
 async def test_the_record_comes_newest_first_and_page_by_page(operated: Operated) -> None:
     """Decisions about orders among the others."""
     order = await in_review(operated)
@@ -254,6 +275,7 @@ async def test_the_record_comes_newest_first_and_page_by_page(operated: Operated
     assert ([entry.what for entry in oldest.entries], oldest.next_page_token) == (["pause"], "")
 
 
+@pytest.mark.rule("O13")
 @pytest.mark.parametrize(
     "method", ["ListReviews", "ResolveOrder", "PauseSupplier", "ResumeSupplier", "ListAuditEntries"]
 )

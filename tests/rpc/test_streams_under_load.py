@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import grpc
+import pytest
 
 from reward_server.domain.order import OrderState
 from rewardservice.v1 import reward_service_pb2 as pb
@@ -121,6 +122,7 @@ async def test_draining_answers_who_waits_for_an_order(served: World) -> None:
     assert (await waiting).order.client_order_id == "a-1"
 
 
+@pytest.mark.rule("D2")
 async def test_a_client_that_gives_up_waiting_loses_nothing(served: World) -> None:
     """A cancelled CreateOrder leaves its order, to be found under the same id."""
     api = served.api()

@@ -29,6 +29,7 @@ from reward_server.engine.ordering import (
     differing_fields,
     make_order,
 )
+from reward_server.engine.outlook import Outlook
 from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, OrderNotCancellable, ProductNotFound, ProductNotOrderable
 from reward_server.hub import Hub
@@ -114,7 +115,7 @@ class Shop:
         if self.orderable(wanted):
             raise ProductNotOrderable(wanted.product_id, "paused")
         check_against_product(request, wanted)
-        order = make_order(request, wanted, at=clock.now_ms(), new_id=new_id, usable=lambda _account: True)
+        order = make_order(request, wanted, at=clock.now_ms(), new_id=new_id, paused_for=lambda _account: "")
         return await self._store.create(order)
 
     async def cancel(self, order: Order) -> Order:
@@ -127,6 +128,10 @@ class Shop:
         if step.news:
             assert await self._store.save(Change(order=step.order, visible=step.visible))
         return step.order
+
+    def outlook(self, _order: Order) -> dict[str, Outlook]:
+        """Nothing is awaited: nothing is bought."""
+        return {}
 
     def orderable(self, wanted: Product) -> NotOrderable | None:
         """Only the product "paused" isn't."""

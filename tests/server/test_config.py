@@ -448,6 +448,7 @@ def test_secret_given_twice(load: Loader) -> None:
     assert load.only_problem(ACCOUNT + "apikey_file = 'x'").what.startswith("set twice")
 
 
+@pytest.mark.rule("D14")
 def test_master_key_stays_out_of_the_file(load: Loader) -> None:
     """The master key may not stand in the configuration file, and must be one."""
     load.file.write_text(f"[secrets]\nmaster_key = '{CANARY}'")
@@ -593,6 +594,7 @@ def test_account_takes_the_adapters_traits(load: Loader) -> None:
     assert (account.max_in_flight, account.answer_patience, account.submit_window) == (16, 600, 5)
 
 
+@pytest.mark.rule("P9")
 def test_account_overrides(load: Loader) -> None:
     """What it says wins; deadlines are then the same for all kinds that the adapter sells."""
     overrides = """
@@ -602,6 +604,7 @@ read_timeout = 7
 answer_patience = 60
 submit_window = 2
 not_found_grace_seconds = 0
+query_horizon_seconds = 3600
 poll_plan = [1, 2.5]
 token_renew_margin_seconds = 9
 send_by_seconds = 100
@@ -613,7 +616,7 @@ aftersale_every = 600
     traits = account.traits
     assert (account.max_in_flight, account.answer_patience, account.submit_window) == (3, 60, 2)
     assert (traits.connect_timeout, traits.read_timeout, traits.not_found_grace) == (1.5, 7, 0)
-    assert (traits.look_delays, traits.token_margin) == ((1, 2.5), 9)
+    assert (traits.look_delays, traits.token_margin, traits.query_horizon) == ((1, 2.5), 9, 3600)
     assert traits.send_by == dict.fromkeys(account.supplier.traits.send_by, 100)
     assert traits.settle_by == dict.fromkeys(account.supplier.traits.settle_by, 200)
     assert (traits.aftersale_watch, traits.aftersale_every) == (86_400, 600)
@@ -727,6 +730,7 @@ def test_products_are_unique_and_offered(load: Loader) -> None:
     assert load.only_problem(PRODUCT.split("[[products.offers]]", maxsplit=1)[0]).what == "no offer"
 
 
+@pytest.mark.rule("O10")
 def test_unguarded_offers_need_a_word(load: Loader) -> None:
     """Where a supplier has no price guard, the offer must say that this is accepted."""
     account = (

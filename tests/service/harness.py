@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from grpc.aio import Channel, insecure_channel
+from grpc.aio import Channel, insecure_channel, secure_channel
 
 from reward_sandbox import Sandbox, SandboxSettings, catalogue
 from reward_server.app import App
@@ -230,8 +230,10 @@ async def service(
 class ServerProcess:
     """The server as a process, so that it can be killed."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, certificate: Path | None = None) -> None:
+        """`certificate` is the one that it speaks TLS with, if it does."""
         self.place = place
+        self._certificate = certificate
         self.process: asyncio.subprocess.Process | None = None
         self.output = place.folder / "server.log"
 
@@ -254,9 +256,15 @@ class ServerProcess:
         if probe:
             await self._ready()
 
+    def _channel(self) -> Channel:
+        target = f"127.0.0.1:{self.place.grpc_port}"
+        if self._certificate is None:
+            return insecure_channel(target)
+        return secure_channel(target, grpc.ssl_channel_credentials(self._certificate.read_bytes()))
+
     async def _ready(self) -> None:
         assert self.process is not None
-        channel = insecure_channel(f"127.0.0.1:{self.place.grpc_port}")
+        channel = self._channel()
         ready = asyncio.create_task(channel.channel_ready())
         ended = asyncio.create_task(self.process.wait())
         try:

@@ -16,6 +16,7 @@ from reward_server.metrics import Metrics
 from rewardservice.v1 import order_pb2
 
 from .harness import OPERATOR, QUICK, Service, caller, service
+from .money import differences
 from .timelapse import LeapingClock, LeapingLoop
 
 PATIENCE = 25.0
@@ -235,7 +236,17 @@ def outcome(played: Played) -> dict[str, Any]:
         "callbacks": [attempt["accepted"] for attempt in callbacks],
         "cards nobody sold": foreign_cards(played),
         "cards told to the operator": CANARY in str(played.explained),
+        "money that doesn't add up": differences(played.explained, numbered(played)),
     }
+
+
+def numbered(played: Played) -> list[dict[str, Any]]:
+    """The books under the numbers that the order knows: where it has but one purchase, a proxy on the way may have
+    written the number anew.
+    """
+    numbers = [purchase.number for purchase in played.explained.purchases]
+    changed = {"number": numbers[0]} if len(numbers) == 1 else {}
+    return [{**entry, **changed} for entry in played.books["orders"]]
 
 
 def foreign_cards(played: Played) -> int:
@@ -258,6 +269,7 @@ def expectation(scenario: Scenario) -> dict[str, Any]:
         "callbacks": list(expect.callbacks),
         "cards nobody sold": 0,
         "cards told to the operator": False,
+        "money that doesn't add up": [],
     }
 
 

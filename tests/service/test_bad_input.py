@@ -94,6 +94,7 @@ async def test_a_recipient_must_fit_the_product(
     assert "1380013" not in str(error)
 
 
+@pytest.mark.rule("O10")
 async def test_a_price_limit_below_every_offer_is_refused_before_anything_is_stored(running: Service) -> None:
     """FAILED_PRECONDITION with price and limit; the client_order_id stays free."""
     low = money_pb2.Money(currency_code="CNY", units=1)

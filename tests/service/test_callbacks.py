@@ -1,5 +1,6 @@
 """Suppliers' callbacks over HTTP: verified, recorded, answered as each supplier expects."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -52,6 +53,7 @@ async def test_a_callback_is_answered_so_that_the_supplier_stops_repeating(runni
     assert len(running.books(kind)[0]["callbacks"]) == 1
 
 
+@pytest.mark.rule("P8")
 async def test_forged_callbacks_change_nothing(running: Service) -> None:
     """Wrong secret, missing signature, changed field, other supplier's rule: refused, and the order stays as it is."""
     running.sandbox.gate("kuaiduibao").hold()
@@ -75,6 +77,7 @@ async def test_forged_callbacks_change_nothing(running: Service) -> None:
     assert (order.state, order.version) == (State.ORDER_STATE_ACCEPTED, 1)
 
 
+@pytest.mark.rule("P8")
 async def test_a_repeated_callback_has_one_effect(running: Service) -> None:
     """The same callback twice is acknowledged twice and moves the order once."""
     created = await running.client.create("kuaiduibao/topup", "order-1", recipient=PHONE)
@@ -103,6 +106,7 @@ async def test_a_callback_that_names_another_supplier_order_goes_to_a_person(run
         assert after.state == State.ORDER_STATE_NEEDS_REVIEW
 
 
+@pytest.mark.rule("P8")
 async def test_a_callback_for_an_unknown_number_is_kept_and_told(running: Service) -> None:
     """Signed well, but the number is none of ours: not acknowledged, kept, alerted."""
     fields = {"out_trade_no": "NOT-OURS", "order_no": "TO1", "status_code": "1"}
@@ -124,6 +128,7 @@ async def test_an_oversized_callback_is_refused_unread(running: Service) -> None
     assert status == 413
 
 
+@pytest.mark.rule("P8")
 async def test_an_order_whose_answer_is_still_out_is_settled_by_its_callback(running: Service) -> None:
     """The supplier calls back before it answers: a look follows at once, and the order doesn't wait for the answer."""
     running.sandbox.gate("kasushou").hold()
@@ -135,6 +140,7 @@ async def test_an_order_whose_answer_is_still_out_is_settled_by_its_callback(run
     assert "CalledBack" in [piece.outcome for piece in explained.purchases[0].evidence]
 
 
+@pytest.mark.rule("P8", "P5")
 async def test_what_a_supplier_called_back_about_is_never_given_up_as_absent(running: Service) -> None:
     """A supplier that called back and then forgets the order contradicts itself: a person looks, nothing is failed."""
     created = await running.client.create("kasushou/silent", "order-1")
@@ -159,3 +165,23 @@ async def test_an_operator_reads_any_order_without_cards_and_with_its_recipient_
         assert explained.recipient.phone.number == "*******8000"
         await refused(operator.get(created.order.order_id, "FULL"))
         await refused(other.get(created.order.order_id, "BASIC"))
+
+
+async def test_a_callback_that_breaks_off_is_a_line_in_the_log(
+    running: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a body and the end of the connection, or a reset: nothing failed on our side, and nothing says so."""
+    for abort in (False, True):
+        reader, writer = await asyncio.open_connection("127.0.0.1", running.place.http_port)
+        head = "POST /callbacks/kuaiduibao HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head.encode() + b"status=success&")
+        await writer.drain()
+        await post(running, "kuaiduibao", {"status": "forged"})
+        if abort:
+            writer.transport.abort()
+        else:
+            writer.close()
+            await reader.read()
+        # Callbacks that came later are answered: the broken one was dealt with.
+        assert (await post(running, "kuaiduibao", {"status": "forged"}))[0] != 500
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []

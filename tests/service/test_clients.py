@@ -105,10 +105,10 @@ async def test_with_a_certificate_the_server_speaks_tls_only(tmp_path: Path) -> 
         config = place.write()
         tls = f'tls_certificate_file = "{certificate_file}"\ntls_key_file = "{key_file}"\n'
         config.write_text(config.read_text().replace("[http]", f"{tls}[http]", 1))
-        server = ServerProcess(place)
+        server = ServerProcess(place, certificate=certificate_file)
         target = f"127.0.0.1:{place.grpc_port}"
         try:
-            await server.start(config=config, probe=False)
+            await server.start(config=config)
             async with RewardClient(target, key="dev-key", tls=TlsOptions(ca_file=certificate_file)) as client:
                 created = await client.create_order("kuaiduibao/card", client_order_id="order-1")
                 order = await client.wait_for(order_id=created.order.order_id, timeout=30)

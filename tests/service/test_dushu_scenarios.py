@@ -119,6 +119,7 @@ async def test_a_refusal_is_told_in_the_suppliers_words(tmp_path: Path, name: st
         assert "13800138000" not in played.order.failure.message
 
 
+@pytest.mark.rule("P6")
 async def test_an_order_sent_three_times_keeps_its_number(tmp_path: Path) -> None:
     """One purchase, one number, three create calls and no more; what happened is told to the operator."""
     async with play(KIND, scenario("lost-always"), tmp_path) as played:

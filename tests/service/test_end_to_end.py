@@ -123,6 +123,7 @@ async def test_a_supplier_that_never_answers_is_asked_and_not_sent_again(running
     assert ("query", "Delivered") in [(piece.source, piece.outcome) for piece in explained.purchases[0].evidence]
 
 
+@pytest.mark.rule("P8")
 async def test_a_lost_answer_without_a_query_is_settled_by_the_callback(running: Service) -> None:
     """Kuaiduibao has no query: OUTCOME_UNKNOWN until its callback comes, then FULFILLED; bought once."""
     created = await running.client.create("kuaiduibao/topup-silent", "order-1", recipient=PHONE)
@@ -131,6 +132,7 @@ async def test_a_lost_answer_without_a_query_is_settled_by_the_callback(running:
     assert [bought["requests"] for bought in running.books("kuaiduibao")] == [1]
 
 
+@pytest.mark.rule("P9")
 async def test_a_lost_answer_that_nothing_settles_goes_to_a_person_at_its_deadline(tmp_path: Path) -> None:
     """Kuaiduibao, no callback either: OUTCOME_UNKNOWN, then NEEDS_REVIEW; never a second purchase."""
     quick = {"read_timeout": 0.3, "settle_by_seconds": 1.0, "answer_patience": 30.0}

@@ -123,6 +123,7 @@ async def answered(call: Any) -> Any:
 # --- The disk ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("D12")
 async def test_a_full_disk_refuses_new_orders_and_holds_answers_until_there_is_space(tmp_path: Path) -> None:
     """Purchases under way are answered while nothing can be written: each answer is held and stored when it can be.
     What is stored stays readable. With space again everything goes on by itself, with the same process.
@@ -157,6 +158,7 @@ async def test_a_full_disk_refuses_new_orders_and_holds_answers_until_there_is_s
         assert await it.server.stop() == 0
 
 
+@pytest.mark.rule("D12")
 async def test_a_foreign_lock_refuses_new_orders_until_it_is_gone(tmp_path: Path) -> None:
     """A backup tool that holds the database: clear refusals, and then all is well."""
     async with stage(tmp_path) as it:
@@ -171,6 +173,7 @@ async def test_a_foreign_lock_refuses_new_orders_until_it_is_gone(tmp_path: Path
 
 
 @pytest.mark.parametrize("fault", ["write", "sync"])
+@pytest.mark.rule("D13")
 async def test_a_failing_disk_ends_the_process_and_a_restart_recovers(tmp_path: Path, fault: str) -> None:
     """Nothing is acknowledged any more and the process ends with 1. Once the disk is sound the next start finds all
     that was acknowledged, and asks after what was under way instead of buying it again.
@@ -198,6 +201,7 @@ async def test_a_failing_disk_ends_the_process_and_a_restart_recovers(tmp_path: 
         assert await it.server.stop() == 0
 
 
+@pytest.mark.rule("D13")
 async def test_a_disk_that_fails_while_an_answer_is_stored_loses_no_card(tmp_path: Path) -> None:
     """The paid answer of a supplier without a query can't be stored: the order is never shown as delivered and never
     bought again; what became of it is in doubt until evidence comes or a person looks.
@@ -216,6 +220,7 @@ async def test_a_disk_that_fails_while_an_answer_is_stored_loses_no_card(tmp_pat
         assert it.requests("kuaiduibao/card") == [1]
 
 
+@pytest.mark.rule("D13")
 async def test_a_limit_of_the_system_on_files_is_survived_like_a_failing_disk(tmp_path: Path) -> None:
     """The system itself refuses to let the log grow (RLIMIT_FSIZE): orders are refused, none that was acknowledged is
     lost, and without the limit the next start goes on.
@@ -237,6 +242,7 @@ async def test_a_limit_of_the_system_on_files_is_survived_like_a_failing_disk(tm
 # --- The key file -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("D14")
 async def test_without_the_key_file_nothing_starts_and_nothing_is_changed(tmp_path: Path) -> None:
     """A running server doesn't need the file any more. Without it the next start is refused, names it, and leaves the
     store as it is; with it back, every card can be read.
@@ -268,6 +274,7 @@ async def test_without_the_key_file_nothing_starts_and_nothing_is_changed(tmp_pa
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.rule("P9")
 async def test_a_clock_that_jumps_decides_nothing_about_orders_under_way(tmp_path: Path, jump: int) -> None:
     """The wall clock is a day off while suppliers have the orders, and right again later: each order is delivered once,
     with its versions in order, and a deadline that seemed to pass decided nothing.
@@ -290,6 +297,7 @@ async def test_a_clock_that_jumps_decides_nothing_about_orders_under_way(tmp_pat
 
 
 @pytest.mark.parametrize("jump", [DAY, -DAY])
+@pytest.mark.rule("P9", "O1")
 async def test_a_start_with_a_wrong_clock_buys_nothing_twice(tmp_path: Path, jump: int) -> None:
     """Killed with purchases at suppliers, started a day off, and right again later: what had been sent is asked after,
     and new orders sort behind the old ones in the log.

@@ -61,6 +61,7 @@ async def test_an_answer_without_end_is_cut_and_asked_after(tmp_path: Path) -> N
         assert grown < 450 * 1024
 
 
+@pytest.mark.rule("P3")
 async def test_an_answer_that_drips_is_a_late_one(tmp_path: Path) -> None:
     """Byte by byte beyond the read time-out: unknown, asked after, delivered once."""
     async with (
@@ -75,6 +76,7 @@ async def test_an_answer_that_drips_is_a_late_one(tmp_path: Path) -> None:
         assert "Unclear: no answer within 1 s" in evidence(await operator.get(order.order_id, "EXPLAINED"))
 
 
+@pytest.mark.rule("P4")
 async def test_a_redirect_is_never_followed(tmp_path: Path) -> None:
     """Neither with the purchase nor with a look: the other site hears nothing of it."""
     async with (

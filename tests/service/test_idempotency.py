@@ -44,6 +44,7 @@ def differing(error: grpc.aio.AioRpcError) -> tuple[str, list[str]]:
 # --- Over the wire ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("O12")
 async def test_calls_at_the_same_time_are_one_order_and_one_purchase(tmp_path: Path) -> None:
     """A hundred calls with one id: one of them made the order, all of them show it."""
     async with service(tmp_path, account=dict(QUICK)) as running:
@@ -54,6 +55,7 @@ async def test_calls_at_the_same_time_are_one_order_and_one_purchase(tmp_path: P
         assert [entry["requests"] for entry in running.books("kasushou")] == [1]
 
 
+@pytest.mark.rule("O12")
 async def test_calls_at_the_same_time_that_differ_make_one_order_and_the_others_are_told(tmp_path: Path) -> None:
     """Whoever comes first has the id; the rest hear which fields differ from its order, and nothing else is bought."""
     async with service(tmp_path, account=dict(QUICK)) as running:
@@ -68,6 +70,7 @@ async def test_calls_at_the_same_time_that_differ_make_one_order_and_the_others_
         assert len(running.books("kasushou")) == 1
 
 
+@pytest.mark.rule("O12")
 async def test_a_replay_while_the_first_call_waits_shows_the_order_as_it_is(tmp_path: Path) -> None:
     """The first call waits for the end; one that asks again without waiting is answered at once."""
     async with service(tmp_path, account={**QUICK, "read_timeout": 30.0}) as running:
@@ -87,6 +90,7 @@ async def test_a_replay_while_the_first_call_waits_shows_the_order_as_it_is(tmp_
         assert len(running.books("kasushou")) == 1
 
 
+@pytest.mark.rule("D2", "O12")
 async def test_a_call_whose_caller_gave_up_is_found_again(tmp_path: Path) -> None:
     """A deadline or a cancel of the caller changes nothing: the order is made once, and the next call shows it."""
     async with service(tmp_path, account=dict(QUICK)) as running:
@@ -103,6 +107,7 @@ async def test_a_call_whose_caller_gave_up_is_found_again(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("bought", [True, False])
+@pytest.mark.rule("D1", "O12")
 async def test_a_replay_after_the_server_was_killed_shows_the_same_order(tmp_path: Path, bought: bool) -> None:
     """SIGKILL before or after the supplier has answered: the id still means that order, and one purchase."""
     async with (
@@ -129,6 +134,7 @@ async def test_a_replay_after_the_server_was_killed_shows_the_same_order(tmp_pat
             assert len(sandbox.books("kasushou")["orders"]) <= 1
 
 
+@pytest.mark.rule("O12")
 async def test_a_call_that_was_cut_by_a_kill_may_be_repeated(tmp_path: Path) -> None:
     """The caller doesn't know whether it was stored: asking again makes one order in either case."""
     async with (
@@ -153,6 +159,7 @@ async def test_a_call_that_was_cut_by_a_kill_may_be_repeated(tmp_path: Path) -> 
         assert {entry["requests"] for entry in bought} == {1}
 
 
+@pytest.mark.rule("O12", "P15")
 async def test_neither_a_pause_nor_a_lost_product_turns_a_replay_into_an_error(tmp_path: Path) -> None:
     """New orders of the paused supplier are refused, the known one is shown; a product that was taken out of the
     catalogue, or whose price is above the limit now, still has its orders.
@@ -182,6 +189,7 @@ async def shows_the_same(running: Service, order_id: str, limit: dict[str, Any])
     assert again.order.state == State.ORDER_STATE_FULFILLED
 
 
+@pytest.mark.rule("O12")
 async def test_defaults_filled_in_are_the_same_content(tmp_path: Path) -> None:
     """The area code may be left out or said; view and wait aren't content."""
     async with service(tmp_path, account=dict(QUICK)) as running:
@@ -199,6 +207,7 @@ async def test_defaults_filled_in_are_the_same_content(tmp_path: Path) -> None:
         assert len(running.books("kaquan91_recharge")) == 1
 
 
+@pytest.mark.rule("O12")
 async def test_an_id_belongs_to_one_client(tmp_path: Path) -> None:
     """Another client's order of the same id is another order."""
     async with service(tmp_path, account=dict(QUICK)) as running, caller(running.place.grpc_port, "dev-key-2") as other:
@@ -280,7 +289,7 @@ def as_stored(request: OrderRequest) -> Order:
         ),
     )
     new_id = IdSource(lambda: 1_780_000_000_000)
-    return decode_order(encode_order(make_order(request, product, at=1, new_id=new_id, usable=lambda _account: True)))
+    return decode_order(encode_order(make_order(request, product, at=1, new_id=new_id, paused_for=lambda _account: "")))
 
 
 def meant(name: str, fields: dict[str, Any]) -> Any:
@@ -298,6 +307,7 @@ def meant(name: str, fields: dict[str, Any]) -> Any:
     return dict(value) if descriptor.message_type is not None else value
 
 
+@pytest.mark.rule("O12")
 def test_every_field_of_the_contract_is_tried_here() -> None:
     """A new field has to be thought about: content or not, and what it may be."""
     assert set(VALUES) == set(FIELDS)
@@ -307,6 +317,7 @@ def test_every_field_of_the_contract_is_tried_here() -> None:
     assert required == set(FIELDS) - MAY_BE_LEFT_OUT
 
 
+@pytest.mark.rule("O12")
 @given(first=contents, second=contents)
 @settings(max_examples=300, deadline=None)
 def test_the_fields_that_are_named_are_exactly_those_that_differ(first: dict[str, Any], second: dict[str, Any]) -> None:
@@ -315,6 +326,7 @@ def test_the_fields_that_are_named_are_exactly_those_that_differ(first: dict[str
     assert sorted(differing_fields(as_stored(as_read(first)), as_read(second))) == sorted(expected)
 
 
+@pytest.mark.rule("O12")
 @given(fields=contents)
 @settings(max_examples=100, deadline=None)
 def test_the_same_request_never_differs(fields: dict[str, Any]) -> None:
@@ -327,6 +339,7 @@ def test_the_same_request_never_differs(fields: dict[str, Any]) -> None:
     assert differing_fields(order, as_read(again)) == []
 
 
+@pytest.mark.rule("O12")
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - NOT_CONTENT))
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)

@@ -139,9 +139,14 @@ async def test_a_card_delivered_is_not_overwritten_by_another_one(tmp_path: Path
     """What the query showed stays; the answer that contradicts it is noted for the operator."""
     async with play(KIND, scenario("slow-other-card"), tmp_path) as played:
         assert [columns(card) for card in played.order.cards] == sold(played)
-        assert "cards_changed" in played.explained.purchases[0].evidence[-1].detail
+        (purchase,) = played.explained.purchases
+        assert [item.reason for item in purchase.review_items] == [order_pb2.REVIEW_REASON_CARDS_CHANGED]
+        assert list(played.order.review_reasons) == [order_pb2.REVIEW_REASON_CARDS_CHANGED]
+        for words in (purchase.evidence[-1].detail, purchase.review_items[0].detail):
+            assert "of 1 known before 0 are missing and 1 changed" in words
 
 
+@pytest.mark.rule("P15")
 @pytest.mark.parametrize(
     ("name", "word"), [("wrong-secret", "签名"), ("unknown-appid", "appid"), ("ip-never-registered", "IP")]
 )

@@ -95,6 +95,7 @@ async def test_a_card_taken_back_stays_and_is_marked(tmp_path: Path) -> None:
         assert [card.after_sale for card in result.order.cards] == [order_pb2.AFTER_SALE_REVERSED]
 
 
+@pytest.mark.rule("O6")
 def test_an_order_is_settled_after_a_week(tmp_path: Path) -> None:
     """So long its site may take it back; it is looked at twice a day meanwhile."""
 
@@ -113,6 +114,7 @@ def test_an_order_is_settled_after_a_week(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["out-of-stock", "out-of-stock-text", "product-unknown", "price-risen"])
+@pytest.mark.rule("P11")
 async def test_a_refusal_is_looked_up_once_and_nothing_is_sent_again(name: str, tmp_path: Path) -> None:
     """The text alone settles nothing; one look that finds nothing does."""
     async with played(name, tmp_path) as result:
@@ -150,6 +152,7 @@ def test_orders_asked_for_together_are_told_apart_by_number(name: str, tmp_path:
     run(watch)
 
 
+@pytest.mark.rule("P5")
 async def test_absence_is_proven_by_two_looks_after_the_grace_period(tmp_path: Path) -> None:
     """And the number is never sent again."""
     async with played("dropped-before", tmp_path) as result:

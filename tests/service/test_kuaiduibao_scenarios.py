@@ -97,6 +97,7 @@ async def test_orders_that_meet_a_dead_token_together_share_its_renewal(tmp_path
         assert all(order["requests"] <= 2 for order in books)
 
 
+@pytest.mark.rule("P6")
 async def test_a_second_send_after_a_renewal_uses_the_same_number(tmp_path: Path) -> None:
     """As books and explanation agree."""
     async with played("token-expired", tmp_path) as result:
@@ -205,6 +206,7 @@ async def test_the_text_of_a_refusal_is_kept(name: str, tmp_path: Path) -> None:
         "topup-with-cards",
     ],
 )
+@pytest.mark.rule("P10")
 async def test_an_answer_that_may_hold_a_paid_card_is_kept_sealed(name: str, tmp_path: Path) -> None:
     """Whole, for a person; no view shows any of it."""
     async with played(name, tmp_path) as result:

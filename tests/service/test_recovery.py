@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import grpc
+import pytest
 
 from reward_sandbox import Sandbox, SandboxSettings
 from rewardservice.v1 import order_pb2, reward_service_pb2
@@ -78,6 +79,7 @@ async def held(sandbox: Sandbox, kind: str, count: int) -> None:
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.rule("P1", "D1")
 async def test_200_orders_in_flight_survive_a_sigkill(tmp_path: Path) -> None:
     """SIGKILL with 200 purchases taken by suppliers and not answered. After the restart every order whose supplier has
     a query becomes terminal; Kuaiduibao's end by callback where one comes, else in review at their deadline. The
@@ -193,6 +195,7 @@ async def test_sigterm_ends_streams_with_their_token_and_the_process_with_zero(t
         assert await server.stop() == 0
 
 
+@pytest.mark.rule("P3")
 async def test_a_drain_waits_for_an_answer_that_nobody_could_ask_for_again(tmp_path: Path) -> None:
     """SIGTERM while Kuaiduibao, which has no query, is about to answer: its card is taken before the process ends."""
     async with (

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
+import pytest
 
 from reward_sandbox import (
     CANARY,
@@ -87,6 +88,7 @@ def files_of_the_store(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("reward.db*")}
 
 
+@pytest.mark.rule("P10", "D5")
 async def test_no_secret_is_left_in_logs_metrics_or_files(tmp_path: Path) -> None:
     """A full run of every supplier at log level debug: neither cards nor keys nor tokens nor whole recipients stand in
     the log or the metrics, and no card, key or token in the clear in any file of the store.
@@ -140,6 +142,7 @@ async def test_no_secret_is_left_in_logs_metrics_or_files(tmp_path: Path) -> Non
         await client.close()
 
 
+@pytest.mark.rule("D6")
 async def test_only_the_ordering_client_with_the_permission_sees_cards(tmp_path: Path) -> None:
     """BASIC masks, FULL shows; another client finds nothing; the operator's key may not see cards at all."""
     async with (

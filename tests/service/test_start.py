@@ -82,6 +82,7 @@ async def test_beyond_loopback_without_tls_and_keys_the_start_is_refused(place: 
     assert "[[clients]]" in output
 
 
+@pytest.mark.rule("D9")
 async def test_a_second_server_on_the_same_store_is_refused(tmp_path: Path) -> None:
     """One process per file; the message names the file."""
     async with (
@@ -94,6 +95,7 @@ async def test_a_second_server_on_the_same_store_is_refused(tmp_path: Path) -> N
         assert "reward.db" in output
 
 
+@pytest.mark.rule("P13")
 async def test_suppliers_that_are_down_at_start_delay_their_orders_only(tmp_path: Path) -> None:
     """The service starts; orders are taken and wait, since refused connections prove that nothing was sent; they are
     bought once the suppliers are there.
@@ -111,6 +113,7 @@ async def test_suppliers_that_are_down_at_start_delay_their_orders_only(tmp_path
             assert [len(sandbox.books(kind)["orders"]) for kind in ("kasushou", "kaquan91_card")] == [1, 1]
 
 
+@pytest.mark.rule("D14")
 async def test_the_wrong_master_key_stops_the_start(tmp_path: Path) -> None:
     """A store sealed with another key is never served: the message names the key that is missing."""
     async with Sandbox(SandboxSettings(port=0)) as sandbox:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ from reward_server.store import (
     WrappedKey,
 )
 
+from .history import FOLDER, History, ask_again
 from .samples import START, an_order, delivered, moved, new_id, touched
 
 
@@ -91,6 +93,7 @@ class OrdersConformance:
         assert (order, head.position, head.pruned_through) == (None, 0, 0)
         assert head.epoch > 0
 
+    @pytest.mark.rule("O12")
     async def test_the_second_create_gets_the_first_order(self, store: Store) -> None:
         """A client_order_id that exists gives back the order as it is now and writes nothing."""
         first = an_order(client_order_id="co-1")
@@ -104,6 +107,7 @@ class OrdersConformance:
         assert await store.purchase("kss_a", second.purchases[0].number) is None
         assert [update.position for update in await all_updates(store)] == [1, 2]
 
+    @pytest.mark.rule("D3", "D10", "O12")
     async def test_of_concurrent_creates_one_wins(self, store: Store) -> None:
         """Fifty callers with one client_order_id get one and the same order."""
         candidates = [an_order(client_order_id="co-1") for _ in range(50)]
@@ -113,6 +117,7 @@ class OrdersConformance:
         assert await all_orders(store, OrderQuery(client_id="shop")) == [created[0].order.order_id]
         assert len(await all_updates(store)) == 1
 
+    @pytest.mark.rule("D10")
     async def test_a_save_needs_the_revision_before(self, store: Store) -> None:
         """The loser of a race for a revision is told so, and nothing of its change exists."""
         order = an_order()
@@ -207,6 +212,7 @@ class OrdersConformance:
 
         await asyncio.gather(*(one() for _ in range(30)))
 
+    @pytest.mark.rule("D2")
     async def test_a_caller_that_gives_up_does_not_undo_its_write(self, store: Store) -> None:
         """Cancelling the wait for a write leaves the write as it is."""
         order = an_order()
@@ -217,6 +223,7 @@ class OrdersConformance:
             await caller
         assert (await store.create(an_order(client_order_id=order.client_order_id))).order == order
 
+    @pytest.mark.rule("D3")
     async def test_a_failing_writer_fails_alone(self, store: Store) -> None:
         """A write that can't be done at all doesn't touch those that share its commit."""
         order = an_order()
@@ -229,6 +236,7 @@ class OrdersConformance:
         assert [isinstance(result, BaseException) for result in results] == [False] * 3 + [True] + [False] * 2
         assert ids(update.order for update in await all_updates(store)) == ids([order, *others])
 
+    @pytest.mark.rule("D4")
     async def test_one_client_sees_nothing_of_another(self, store: Store) -> None:
         """Ids, lists, cards and logs are looked up inside one client; equal client_order_ids don't meet."""
         order = an_order(client_order_id="co-1")
@@ -251,6 +259,7 @@ class OrdersConformance:
 class LogConformance:
     """The clients' logs, snapshots and listeners."""
 
+    @pytest.mark.rule("D4")
     async def test_positions_have_no_gap_and_follow_the_commits(self, store: Store) -> None:
         """However writers race, each client's log counts 1, 2, 3… and listeners hear exactly that."""
         heard: list[Update] = []
@@ -268,6 +277,7 @@ class LogConformance:
             assert [update for update in heard if update.client_id == client] == log
             assert (await store.head(client)).position == 30
 
+    @pytest.mark.rule("D4")
     async def test_a_head_covers_its_own_order(self, store: Store) -> None:
         """The head that comes with a creation is the position of its update or later, never earlier."""
         created = await asyncio.gather(*(store.create(an_order()) for _ in range(20)))
@@ -282,6 +292,7 @@ class LogConformance:
         await store.create(order)
         assert heard == [Update("shop", 1, order)] == await all_updates(store)
 
+    @pytest.mark.rule("D4")
     async def test_an_update_carries_the_order_of_its_version(self, store: Store) -> None:
         """Later changes leave earlier updates as they were."""
         order = an_order()
@@ -380,6 +391,7 @@ class PurchasesConformance:
         assert await store.open_purchases("", 10) == []
         assert await store.purchase("kss_a", watched.number) is not None
 
+    @pytest.mark.rule("D5")
     async def test_cards_come_by_order_and_place(self, store: Store) -> None:
         """The cards of several orders come grouped and in their places; hidden ones stay behind."""
         orders = [an_order(), an_order(), an_order()]
@@ -395,6 +407,7 @@ class PurchasesConformance:
             orders[1].order_id: [SealedCard(2, 2, two, b"shown")],
         }
 
+    @pytest.mark.rule("D5")
     async def test_a_card_is_never_written_over(self, store: Store) -> None:
         """A second card for a place fails, and the change that brought it isn't stored."""
         order = an_order()
@@ -480,6 +493,7 @@ class SecretsConformance:
 class LifeConformance:
     """Closing and opening again."""
 
+    @pytest.mark.rule("D1")
     async def test_everything_is_there_after_a_restart(self, open_store: Callable[[], Awaitable[Store]]) -> None:
         """A second opening finds the orders, the log and its epoch, and counts on."""
         store = await open_store()
@@ -561,6 +575,7 @@ class OperatorsConformance:
         await store.save(released)
         assert await store.cards("shop", [order.order_id]) == {order.order_id: [SealedCard(1, 2, number, b"kept")]}
 
+    @pytest.mark.rule("O3", "O13")
     async def test_a_decision_is_recorded_with_its_effect_or_not_at_all(self, store: Store) -> None:
         """The loser of a race for a revision leaves no record."""
         order = an_order()
@@ -570,6 +585,7 @@ class OperatorsConformance:
         assert not await store.save(delivered(order, audit=entry))
         assert await store.audit(0, 9) == [replace(entry, entry_id=1)]
 
+    @pytest.mark.rule("O13")
     async def test_records_come_newest_first_and_page(self, store: Store) -> None:
         """Each once."""
         for n in range(5):
@@ -579,6 +595,7 @@ class OperatorsConformance:
             found += page
         assert [entry.at - START for entry in found] == [4, 3, 2, 1, 0]
 
+    @pytest.mark.rule("D15")
     async def test_a_pause_lasts_until_it_is_ended(self, open_store: Callable[[], Awaitable[Store]]) -> None:
         """Over a restart; a second one takes the place of the first, and ending what isn't there is no error."""
         store = await open_store()
@@ -594,7 +611,24 @@ class OperatorsConformance:
         assert [entry.what for entry in await store.audit(0, 9)] == ["resume", "resume", "pause", "pause", "pause"]
 
 
+class HistoriesConformance:
+    """Being asked what another store was asked in a simulation, with races lost and answers lost in crashes."""
+
+    @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.jsonl")), ids=lambda path: path.stem)
+    async def test_a_history_has_the_same_answers_again(self, store: Store, path: Path) -> None:
+        """Every answer, every order and every log is as it was."""
+        history = History.read(path)
+        assert len(history.asked) > 20
+        assert await ask_again(store, history) == []
+
+
 class StoreConformance(
-    OrdersConformance, LogConformance, PurchasesConformance, OperatorsConformance, SecretsConformance, LifeConformance
+    OrdersConformance,
+    LogConformance,
+    PurchasesConformance,
+    OperatorsConformance,
+    SecretsConformance,
+    LifeConformance,
+    HistoriesConformance,
 ):
     """All of it. Needs the fixtures `store` (fresh) and `open_store` (opens one and the same database each time)."""

@@ -147,17 +147,18 @@ def after_a_cut(history: list[Event], at: int, left: Left, chance: random.Random
             case Synced():
                 file = files.setdefault(event.file, _File())
                 for change in file.since:
-                    _do(file.synced, change)
+                    apply(file.synced, change)
                 file.since.clear()
             case Deleted():
                 files.pop(event.file, None)
     for file in files.values():
-        for change in _survivors(file.since, left, chance):
-            _do(file.synced, change)
+        for change in survivors(file.since, left, chance):
+            apply(file.synced, change)
     return {name: bytes(file.synced) for name, file in files.items()}
 
 
-def _survivors(since: list[Write | Cropped], left: Left, chance: random.Random) -> list[Write | Cropped]:
+def survivors(since: list[Write | Cropped], left: Left, chance: random.Random) -> list[Write | Cropped]:
+    """What a cut leaves of changes that weren't synced."""
     if left is Left.NOTHING:
         return []
     chosen = [change for change in since if chance.random() < 0.5]
@@ -180,7 +181,8 @@ def _torn(change: Write | Cropped, chance: random.Random) -> list[Write | Croppe
     return pieces
 
 
-def _do(content: bytearray, change: Write | Cropped) -> None:
+def apply(content: bytearray, change: Write | Cropped) -> None:
+    """Does to a file's content what was done to the file."""
     if isinstance(change, Cropped):
         content[:] = content[: change.size].ljust(change.size, b"\0")
         return

@@ -23,11 +23,13 @@ def later(number: int, oldest_program_schema: int, sql: str = "CREATE TABLE late
     return Migration(number, f"{number:04}_later.sql", oldest_program_schema, digest, sql)
 
 
+@pytest.mark.rule("D11")
 def test_released_migrations_stand_as_they_were() -> None:
     """Each file is the one that databases out there were made with."""
     assert {migration.name: migration.sha256 for migration in MIGRATIONS} == RELEASED
 
 
+@pytest.mark.rule("D11")
 async def test_a_database_is_brought_up_to_date(tmp_path: Path) -> None:
     """A newer program applies what is missing and keeps what is there."""
     path, order = tmp_path / "rewards.db", an_order()
@@ -40,6 +42,7 @@ async def test_a_database_is_brought_up_to_date(tmp_path: Path) -> None:
         await store.close()
 
 
+@pytest.mark.rule("D11")
 async def test_an_older_program_stops_before_a_newer_schema(tmp_path: Path) -> None:
     """A migration that names a newer program than this one keeps this one out, with a message saying which."""
     path = tmp_path / "rewards.db"
@@ -49,6 +52,7 @@ async def test_an_older_program_stops_before_a_newer_schema(tmp_path: Path) -> N
     await open_sqlite(path, migrations=(*MIGRATIONS, later(2, 2))).close()
 
 
+@pytest.mark.rule("D11")
 async def test_an_older_program_runs_where_it_may(tmp_path: Path) -> None:
     """A newer schema that names this program as old enough is no obstacle."""
     path = tmp_path / "rewards.db"
@@ -58,6 +62,7 @@ async def test_an_older_program_runs_where_it_may(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.rule("D11")
 async def test_a_changed_migration_stops_the_start(tmp_path: Path) -> None:
     """A file that differs from what was applied is named."""
     path = tmp_path / "rewards.db"
@@ -67,6 +72,7 @@ async def test_a_changed_migration_stops_the_start(tmp_path: Path) -> None:
         open_sqlite(path, migrations=(*MIGRATIONS, changed))
 
 
+@pytest.mark.rule("D11")
 async def test_a_failing_migration_leaves_the_former_schema(tmp_path: Path) -> None:
     """A migration is applied whole or not at all."""
     path = tmp_path / "rewards.db"

@@ -156,6 +156,7 @@ async def is_kept(store: SqliteStore, kept: Kept) -> bool:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.rule("D1")
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """At 200 random moments, in migrations, commits and checkpoints, whatever is left of what wasn't synced."""
     history = await a_history(tmp_path)
@@ -170,6 +171,7 @@ async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("left", list(Left))
+@pytest.mark.rule("D1")
 async def test_the_same_cuts_find_a_store_that_does_not_sync_its_commits(tmp_path: Path, left: Left) -> None:
     """A test of the test: with synchronous=NORMAL acknowledged orders are lost, and the file is sound all the same."""
     history = await a_history(tmp_path, "synchronous = NORMAL")
@@ -180,6 +182,7 @@ async def test_the_same_cuts_find_a_store_that_does_not_sync_its_commits(tmp_pat
     assert not any("damaged" in wrong or "gap" in wrong or "never written" in wrong for wrong in found)
 
 
+@pytest.mark.rule("D1")
 async def test_a_second_cut_while_the_store_recovers_from_the_first_loses_nothing(tmp_path: Path) -> None:
     """The power comes back, and fails again during the next start, its first write or its end."""
     history = await a_history(tmp_path)
@@ -263,6 +266,7 @@ async def bought(folder: Path) -> list[Event]:
         return disk.history
 
 
+@pytest.mark.rule("P1", "D1")
 async def test_nothing_has_left_that_a_power_cut_can_take_back(tmp_path: Path) -> None:
     """Before a request reaches a supplier its intention is on disk; before a client hears of an order, or a stream of
     an update, so is that.
@@ -285,6 +289,7 @@ async def test_nothing_has_left_that_a_power_cut_can_take_back(tmp_path: Path) -
         await store.close()
 
 
+@pytest.mark.rule("O1", "D1")
 async def test_after_a_power_cut_clients_have_what_was_sold_and_it_was_sold_once(tmp_path: Path) -> None:
     """A new start on what a cut left asks after what was being sent, buys what waited, and nothing a second time: what
     the supplier sold is what clients have. What never reached it is proven absent, and fails.
@@ -313,3 +318,30 @@ async def test_after_a_power_cut_clients_have_what_was_sold_and_it_was_sold_once
                 assert len(await rig.shown_cards(order)) == order.delivered_quantity == len(live)
                 numbers += live
         assert sorted(numbers) == sorted(books)
+
+
+@pytest.mark.rule("D1")
+async def test_what_a_restart_finds_is_on_the_medium_before_it_is_told(tmp_path: Path) -> None:
+    """A process is killed between the write of a commit and the sync of it; the next one finds the order in the
+    system's memory and would tell so; then the power is cut.
+    """
+    order, chance = an_order(), random.Random(SEED)
+    with recording("killed") as disk:
+        store = open_sqlite(tmp_path / "killed" / "rewards.db", vfs="killed")
+        await store.create(order)
+        synced = max(n for n, event in enumerate(disk.history) if event == Synced("rewards.db-wal"))
+        before = disk.history[:synced]
+        await store.close()
+    everything = [*before, *(Synced(name) for name in ("rewards.db", "rewards.db-wal"))]
+    put(after_a_cut(everything, len(everything), Left.NOTHING, chance), tmp_path / "restarted")
+    with recording("restarted") as disk:
+        store = open_sqlite(tmp_path / "restarted" / "rewards.db", vfs="restarted")
+        found, _ = await store.order_by_client_order_id(order.client_id, order.client_order_id)
+        assert found == order
+        history = [*before, *disk.history]
+        await store.close()
+    put(after_a_cut(history, len(history), Left.NOTHING, chance), tmp_path / "cut")
+    store = open_sqlite(tmp_path / "cut" / "rewards.db")
+    found, _ = await store.order_by_client_order_id(order.client_id, order.client_order_id)
+    await store.close()
+    assert found == order

@@ -55,6 +55,7 @@ class TestSqliteStore(StoreConformance):
 # --- Group commit -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("D3")
 async def test_writers_share_commits(sqlite: SqliteStore) -> None:
     """Writers that wait at the same time wait for the same commits."""
 
@@ -203,6 +204,7 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
 # --- Opening ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rule("D9")
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     """While one process has the database, another is told which file is in use; afterwards it may open it."""
     path = tmp_path / "rewards.db"
@@ -232,6 +234,7 @@ async def test_files_are_private(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.rule("D1")
 async def test_every_setting_is_in_force(sqlite: SqliteStore) -> None:
     """Commits are synced, the log and the caches are bounded, and the reading connection can't write."""
     expected = {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1, "journal_size_limit": 64 << 20}
@@ -284,6 +287,7 @@ def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.7.0", "3.44.6", "3.51.2"])
+@pytest.mark.rule("D8")
 def test_versions_that_corrupt_are_refused(version: str) -> None:
     """The whole range of SQLite versions with the fault is refused by name."""
     with pytest.raises(StoreRefused, match=version):
@@ -291,6 +295,7 @@ def test_versions_that_corrupt_are_refused(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["3.51.3", "3.54.1", "4.0.0", apsw.sqlite_lib_version()])
+@pytest.mark.rule("D8")
 def test_sound_versions_are_taken(version: str) -> None:
     """Versions with the repair pass, the installed one among them."""
     refuse_bad_sqlite(version)

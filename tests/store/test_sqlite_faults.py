@@ -78,6 +78,7 @@ async def outcomes(store: SqliteStore, writers: int) -> list[object]:
     return list(await asyncio.gather(*(store.create(an_order()) for _ in range(writers)), return_exceptions=True))
 
 
+@pytest.mark.rule("D12")
 async def test_a_full_disk_passes(store: SqliteStore, disk: FaultyDisk) -> None:
     """When the log can't grow every writer is told, nothing is written, and with space again all is well."""
     await store.create(an_order())
@@ -89,6 +90,7 @@ async def test_a_full_disk_passes(store: SqliteStore, disk: FaultyDisk) -> None:
     assert not store.broken.is_set()
 
 
+@pytest.mark.rule("D12")
 async def test_a_full_database_passes(store: SqliteStore) -> None:
     """When the statements themselves find no page left every writer is told, and with room again all is well."""
     await store.create(an_order())
@@ -103,6 +105,7 @@ async def test_a_full_database_passes(store: SqliteStore) -> None:
     assert (await store.create(an_order())).head.position == position + 1
 
 
+@pytest.mark.rule("D12")
 async def test_a_foreign_lock_passes(store: SqliteStore, tmp_path: Path) -> None:
     """While a foreign program holds the database writers are told so, and reads go on."""
     order = an_order()
@@ -117,6 +120,7 @@ async def test_a_foreign_lock_passes(store: SqliteStore, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("step", ["write_error", "sync_error"])
+@pytest.mark.rule("D13")
 async def test_a_failing_disk_ends_the_store(store: SqliteStore, disk: FaultyDisk, step: str) -> None:
     """After a failed write or sync nothing is acknowledged any more, not even when the disk seems well again."""
     await store.create(an_order())
@@ -130,6 +134,7 @@ async def test_a_failing_disk_ends_the_store(store: SqliteStore, disk: FaultyDis
         await store.head("shop")
 
 
+@pytest.mark.rule("D13")
 async def test_a_read_that_fails_ends_the_store(store: SqliteStore, disk: FaultyDisk) -> None:
     """What can't be read isn't guessed: the caller is told, and nothing is acknowledged any more."""
     order = an_order()
@@ -216,6 +221,7 @@ CALLS = (*range(1, 41), *range(50, 150, 10))
 
 
 @pytest.mark.parametrize("how", list(Call))
+@pytest.mark.rule("D1", "D13")
 async def test_whichever_call_of_the_system_fails_nothing_acknowledged_is_lost(
     bad: OneBadCall, tmp_path: Path, how: Call
 ) -> None:
@@ -306,6 +312,7 @@ def acknowledgements_until_killed(path: Path, number: int) -> dict[int, str]:
     return {int(position): order_id for order_id, position in map(str.split, lines)}
 
 
+@pytest.mark.rule("D1")
 async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     """A process killed while it writes leaves every order that it acknowledged, at the position it named."""
     path = tmp_path / "rewards.db"

@@ -1645,9 +1645,10 @@ _ODD_DETAILS: Final = (
         Behaviour((Stage(2, seconds=31 * 86400), _LISTED), _card),
         expect=Expect(
             state="needs_review",
-            alerts=("contradiction", "review"),
+            alerts=("review",),
             reviews=("deadline",),
             callbacks=(True,),
+            says="That it isn't found any more proves nothing: its deadline calls a person.",
         ),
         shows=(29,),
         account={"query_day": "30"},

@@ -81,10 +81,12 @@ class OperatorCalls(ABC):
         reason: str,
         cards: Iterable[pb.EnteredCard] = (),
         deliver_kept_cards: bool = False,
+        rest: pb.Rest.ValueType = pb.REST_UNSPECIFIED,
         actor: str = "",
     ) -> order_pb2.Order:
-        """Decides about a purchase, and returns its order. `cards` and `deliver_kept_cards` belong to DELIVERED.
+        """Decides about a purchase, and returns its order.
 
+        `cards`, `deliver_kept_cards` and `rest` belong to DELIVERED; `rest` where no card comes for some of the units.
         Raises PreconditionError when the decision doesn't fit how the purchase stands.
         """
         request = pb.ResolveOrderRequest(
@@ -93,6 +95,7 @@ class OperatorCalls(ABC):
             decision=decision,
             cards=cards,
             deliver_kept_cards=deliver_kept_cards,
+            rest=rest,
             reason=reason,
             actor=actor,
         )

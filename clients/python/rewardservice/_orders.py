@@ -140,7 +140,7 @@ async def get(
     client_order_id
         Your own id for the order, instead.
     explain
-        Show the purchases and their evidence.
+        Show why it was bought where it was, what it waits for, and the evidence.
     show_cards
         Show the cards in full.
     """

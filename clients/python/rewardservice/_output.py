@@ -323,11 +323,45 @@ def print_order(output: Output, order: order_pb2.Order, *, show_cards: bool) -> 
             ("cards", "" if show_cards else hidden),
         )
     )
+    if order.offers:
+        _print_offers(output, order)
     if order.purchases:
         _print_purchases(output, order)
     if show_cards:
         for line in cards_lines(order):
             output.text(line)
+
+
+def _print_offers(output: Output, order: order_pb2.Order) -> None:
+    """Why it was bought where it was."""
+    output.text(Text("offers in the order in which they are tried", style="bold"))
+    for place, offer in enumerate(order.offers, start=1):
+        use = enum_name(order_pb2.OfferUse, offer.use)
+        price = f"{_money(offer.unit_cost)} a unit, at most {_money(offer.unit_limit)}"
+        name = f"{clean(offer.supplier)} {clean(offer.supplier_product)}"
+        output.text(Text(f"  {place}. {name}, {price}: {use}: {clean(offer.why)}"))
+
+
+def _purchase_facts(purchase: order_pb2.Purchase) -> Iterator[str]:
+    """When it was sent and why not before, what it waits for, until when, and what is known of the looks at it."""
+    for attempt in purchase.attempts:
+        waited = f"waited since {_time(attempt.waited_since)} for {clean(attempt.waited_for)}"
+        yield f"attempt at {_time(attempt.time)}, {waited if attempt.waited_for else 'made at once'}"
+    if purchase.waits_for:
+        yield f"waits for {clean(purchase.waits_for)}"
+    deadlines = [("sent by", purchase.send_deadline), ("settled by", purchase.settle_deadline)]
+    if told := [f"{name} {_time(time)}" for name, time in deadlines if time.seconds]:
+        yield f"to be {', '.join(told)}"
+    looks = [f"{purchase.looks} looks" if purchase.looks != 1 else "1 look"] if purchase.looks else []
+    if purchase.last_look_time.seconds:
+        looks.append(f"the last at {_time(purchase.last_look_time)}: {clean(purchase.last_look)}")
+    if purchase.next_look_time.seconds:
+        looks.append(f"the next at {_time(purchase.next_look_time)}")
+    if looks:
+        yield ", ".join(looks)
+    if purchase.HasField("failure"):
+        reason = enum_name(order_pb2.FailureReason, purchase.failure.reason)
+        yield f"dead: {reason}: {clean(purchase.failure.message)}".removesuffix(": ")
 
 
 def _print_purchases(output: Output, order: order_pb2.Order) -> None:
@@ -353,8 +387,14 @@ def _print_purchases(output: Output, order: order_pb2.Order) -> None:
         facts = [
             f"the supplier's number {clean(purchase.supplier_reference)}" if purchase.supplier_reference else "",
             f"charged {_money(purchase.cost)}" if purchase.HasField("cost") else "",
+            f"returned {_money(purchase.refunded)}" if purchase.HasField("refunded") else "",
         ]
         told = ", ".join(fact for fact in facts if fact)
+        lines = list(_purchase_facts(purchase))
+        if lines:
+            output.text(Text(f"purchase {clean(purchase.number)}", style="bold"))
+        for line in lines:
+            output.text(Text(f"  {line}"))
         if purchase.evidence or told:
             output.text(Text(f"evidence for {clean(purchase.number)}" + (f": {told}" if told else ""), style="bold"))
         for e in purchase.evidence:

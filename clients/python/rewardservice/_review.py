@@ -37,6 +37,7 @@ ReasonName: TypeAlias = Literal[
     "reversed",
 ]
 DecisionName: TypeAlias = Literal["delivered", "fail", "buy-again", "dismiss"]
+RestName: TypeAlias = Literal["fail", "buy-again"]
 
 
 @review_app.command(name="list")
@@ -84,6 +85,7 @@ async def resolve(
     reason: str,
     cards_file: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     kept_cards: bool = False,
+    rest: RestName | None = None,
     actor: str = "",
     options: Given,
 ) -> int:
@@ -105,12 +107,14 @@ async def resolve(
         "instructions"; - for standard input.
     kept_cards
         With delivered: hand over the cards that were kept from the client.
+    rest
+        With delivered, where no card comes for some of the units: they fail, or are bought anew (buy-again).
     actor
         Who decides, where several share a key.
     """
     output = Output(options.output)
-    if decision != "delivered" and (cards_file is not None or kept_cards):
-        raise UsageError("--cards-file and --kept-cards go with --decision delivered")
+    if decision != "delivered" and (cards_file is not None or kept_cards or rest is not None):
+        raise UsageError("--cards-file, --kept-cards and --rest go with --decision delivered")
     cards = () if cards_file is None else tuple(read_cards(cards_file))
     async with options.client() as client:
         order = await client.resolve_order(
@@ -120,6 +124,7 @@ async def resolve(
             reason=reason,
             cards=cards,
             deliver_kept_cards=kept_cards,
+            rest=pb.Rest.Value(f"REST_{rest.replace('-', '_').upper() if rest else 'UNSPECIFIED'}"),
             actor=actor,
         )
     if output.json:

@@ -54,6 +54,7 @@ class EngineKeys(Section):
     answer_patience: float = Field(600.0, gt=0, le=3_600)
     submit_window: float = Field(5.0, gt=0, le=60)
     not_found_grace_seconds: float | None = Field(None, ge=0, le=86_400)
+    query_horizon_seconds: float | None = Field(None, ge=0, le=315_360_000)
     poll_plan: tuple[typing.Annotated[float, Field(gt=0, le=86_400)], ...] | None = Field(None, min_length=1)
     token_renew_margin_seconds: float | None = Field(None, ge=0, le=86_400)
     send_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
@@ -67,6 +68,7 @@ class EngineKeys(Section):
             "connect_timeout": self.connect_timeout,
             "read_timeout": self.read_timeout,
             "not_found_grace": self.not_found_grace_seconds,
+            "query_horizon": self.query_horizon_seconds,
             "look_delays": self.poll_plan,
             "token_margin": self.token_renew_margin_seconds,
             "send_by": _for_all(traits.send_by, self.send_by_seconds),

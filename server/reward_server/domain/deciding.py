@@ -23,6 +23,13 @@ class Decision(StrEnum):
     """What stands beside its state was dealt with."""
 
 
+class Rest(StrEnum):
+    """What becomes of the units of a purchase that was delivered in part."""
+
+    FAIL = "fail"
+    BUY_AGAIN = "buy_again"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A decision with all that belongs to it."""
@@ -35,6 +42,13 @@ class Verdict:
     cards: tuple[Card, ...] = ()
     kept: bool = False
     """Whether the client gets the cards that were kept from it."""
+    rest: Rest | None = None
+    """With DELIVERED: what becomes of the units that no card came for; None: there are none."""
+
+    @property
+    def what(self) -> str:
+        """What the record says was decided."""
+        return self.decision if self.rest is None else f"{self.decision}_rest_{self.rest}"
 
     @property
     def words(self) -> str:
@@ -89,7 +103,11 @@ def objection(
         case Decision.DISMISS:
             return _against_dismissing(purchase)
         case Decision.DELIVERED:
-            return _undecidable(purchase, situation) or _against_delivering(order, purchase, verdict, print_card)
+            return (
+                _undecidable(purchase, situation)
+                or _against_delivering(order, purchase, verdict, print_card)
+                or (_against_buying_again(order, situation) if verdict.rest is Rest.BUY_AGAIN else "")
+            )
         case Decision.FAIL:
             return _undecidable(purchase, situation) or _against_giving_up(purchase)
         case Decision.BUY_AGAIN:
@@ -106,12 +124,16 @@ def decide(order: Order, number: str, verdict: Verdict, situation: Situation, ar
         case Decision.DISMISS:
             return moves.dismiss(order, number, detail=verdict.words, at=around.at)
         case Decision.DELIVERED:
-            delivered = OperatorDelivered(cards=verdict.cards, kept=verdict.kept, detail=verdict.words)
+            rest = None if verdict.rest is None else _dead(verdict, situation, again=verdict.rest is Rest.BUY_AGAIN)
+            delivered = OperatorDelivered(cards=verdict.cards, kept=verdict.kept, detail=verdict.words, rest=rest)
             return moves.advance(order, number, delivered, around)
         case Decision.FAIL | Decision.BUY_AGAIN:
-            again = situation.offer if verdict.decision is Decision.BUY_AGAIN else None
-            dead = OperatorDead(verdict.reason, again=again, detail=verdict.words)
+            dead = _dead(verdict, situation, again=verdict.decision is Decision.BUY_AGAIN)
             return moves.advance(order, number, dead, around)
+
+
+def _dead(verdict: Verdict, situation: Situation, *, again: bool) -> OperatorDead:
+    return OperatorDead(verdict.reason, again=situation.offer if again else None, detail=verdict.words)
 
 
 def _against_dismissing(purchase: PurchaseRecord) -> str:
@@ -145,15 +167,21 @@ def _against_delivering(
     if purchase.state is PurchaseState.DEAD and moves.replaced(order, purchase):
         return "its units were bought again since: delivering both would be one too many; claim the money, then DISMISS"
     if not order.product_kind.delivers_cards:
-        return "its product is delivered without cards" if verdict.cards or verdict.kept else ""
+        of_cards = verdict.cards or verdict.kept or verdict.rest is not None
+        return "its product is delivered without cards" if of_cards else ""
     event = OperatorDelivered(cards=verdict.cards, kept=verdict.kept)
     shown = moves.hand_over(purchase, event, print_card).shown
-    if shown == purchase.quantity:
+    if verdict.rest is not None and shown == 0:
+        return "not a card of it would be delivered: decide FAIL or BUY_AGAIN"
+    if verdict.rest is not None and shown == purchase.quantity:
+        return "cards came for all of its units: there is no rest"
+    if shown == purchase.quantity or (verdict.rest is not None and shown < purchase.quantity):
         return ""
     hidden = sum(card.hidden for card in purchase.cards)
+    missing = "; say what becomes of the rest" if 0 < shown < purchase.quantity else ""
     return (
         f"the client would have {shown} cards of this purchase, and it is for {purchase.quantity}"
-        f" (handed over before: {purchase.shown_cards}, kept: {hidden})"
+        f" (handed over before: {purchase.shown_cards}, kept: {hidden}){missing}"
     )
 
 

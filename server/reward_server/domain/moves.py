@@ -36,9 +36,13 @@ from reward_adapters.contract import (
     Unclear,
 )
 from reward_adapters.money import Money, show_yuan
+from reward_adapters.scrubbing import beside
 from reward_server.domain import aftersale
 from reward_server.domain.order import (
     EVIDENCE_LIMIT,
+    FIRST_ATTEMPTS,
+    LATEST_ATTEMPTS,
+    Attempt,
     CardPrint,
     Evidence,
     Failure,
@@ -87,6 +91,17 @@ class WatchOver:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorDead:
+    """An operator says that it was not bought or that the money came back, as far as its cards weren't handed over."""
+
+    reason: str
+    again: int | None = None
+    """The offer at which its units are bought again; None: they fail."""
+    detail: str = ""
+    """Who says so, and why."""
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorDelivered:
     """An operator says it was delivered: with these cards, with those that were kept hidden, or with both."""
 
@@ -96,17 +111,8 @@ class OperatorDelivered:
     """Whether the client gets the cards that were kept from it so far."""
     detail: str = ""
     """Who says so, and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorDead:
-    """An operator says that it was not bought or that the money came back, as far as its cards weren't handed over."""
-
-    reason: str
-    again: int | None = None
-    """The offer at which its units are bought again; None: they fail."""
-    detail: str = ""
-    """Who says so, and why."""
+    rest: OperatorDead | None = None
+    """What becomes of the units that no card came for; None: there are none."""
 
 
 Event: TypeAlias = (
@@ -159,7 +165,7 @@ class Move(Enum):
     LATE_SUCCESS = auto()
     """A dead purchase lives: keep what came, hidden, and let a person look."""
     HAND_OVER = auto()
-    """DELIVERED by the word of an operator, with cards for all of its units."""
+    """DELIVERED by the word of an operator, with cards for all of its units, or those without given up."""
     GIVE_UP = auto()
     """DEAD by the word of an operator; what the client has of it stays delivered."""
 
@@ -406,7 +412,7 @@ class _Moved:
 def advance(order: Order, number: str, event: Event, circumstances: Circumstances) -> Step:
     """The order after `event` happened to its purchase `number`. Raises KeyError for a number of another order."""
     before = order.purchase(number)
-    event = _check_reference(before, event)
+    event = _check_reference(order, before, event)
     moved = _move(order, before, event, circumstances)
     after = moved.purchase
     if circumstances.written_until is not None and after.written_until == 0 and after.state is PurchaseState.UNKNOWN:
@@ -422,8 +428,9 @@ def advance(order: Order, number: str, event: Event, circumstances: Circumstance
         after = replace(after, review_at=circumstances.at if after.review is not None else 0)
     after = _with_evidence(after, event, circumstances, moved.note)
     changed = replace(order.with_purchase(after), card_count=order.card_count + len(moved.cards))
-    if isinstance(event, OperatorDead):
-        changed = _after_giving_up(changed, after, moved.rest, event, circumstances)
+    given_up = event.rest if isinstance(event, OperatorDelivered) else event
+    if isinstance(given_up, OperatorDead):
+        changed = _after_giving_up(changed, after, moved.rest, given_up, circumstances)
     elif before.state is not PurchaseState.DEAD and after.state is PurchaseState.DEAD:
         changed = _after_death(changed, after, circumstances)
     settled, visible = _settle(order, changed, circumstances.at)
@@ -441,8 +448,11 @@ def advance(order: Order, number: str, event: Event, circumstances: Circumstance
     )
 
 
-def intend(order: Order, number: str, *, owner: str, at: int) -> Order:
-    """The order with the intention to send noted: WAITING → SUBMITTING. No update: nothing the client sees changes."""
+def intend(order: Order, number: str, *, owner: str, at: int, waited_since: int = 0, waited_for: str = "") -> Order:
+    """The order with the intention to send noted: WAITING → SUBMITTING. No update: nothing the client sees changes.
+
+    `waited_since` and `waited_for` tell why it wasn't sent before, see `order.Attempt`.
+    """
     purchase = order.purchase(number)
     if purchase.state is not PurchaseState.WAITING:
         raise ValueError(f"purchase {number} is {purchase.state}, not waiting")
@@ -454,9 +464,15 @@ def intend(order: Order, number: str, *, owner: str, at: int) -> Order:
         intent_at=purchase.intent_at or at,
         written_until=0,
         absent_looks=0,
+        attempts=_with_attempt(purchase.attempts, Attempt(at, waited_since, waited_for)),
         updated_at=at,
     )
     return replace(order.with_purchase(purchase), revision=order.revision + 1)
+
+
+def _with_attempt(attempts: tuple[Attempt, ...], attempt: Attempt) -> tuple[Attempt, ...]:
+    """The attempts with one more: of many the first and the latest."""
+    return (*attempts[:FIRST_ATTEMPTS], *(*attempts[FIRST_ATTEMPTS:], attempt)[-LATEST_ATTEMPTS:])
 
 
 def note_callback(order: Order, number: str, *, at: int) -> Order:
@@ -624,12 +640,14 @@ def order_state(purchases: Sequence[PurchaseRecord], quantity: int) -> OrderStat
 # --- Moves, one function each -----------------------------------------------------------------------------------------
 
 
-def _check_reference(purchase: PurchaseRecord, event: Event) -> Event:
+def _check_reference(order: Order, purchase: PurchaseRecord, event: Event) -> Event:
     """A supplier that names another order of its own under our number contradicts itself."""
     known = purchase.supplier_reference
     told = event.supplier_reference if isinstance(event, Accepted | Delivered) else None
     if purchase.state is not PurchaseState.DEAD and known is not None and told is not None and known != told:
-        return Unclear("the supplier's own order number changed", Doubt.CONTRADICTION, alert=True)
+        personal = (order.recipient.value if order.recipient else None, *order.supplier_parameters.values())
+        changed = f"the supplier's own order number was {known} and is now {beside(told, known, *personal)}"
+        return Unclear(changed, Doubt.CONTRADICTION, alert=True)
     return event
 
 
@@ -753,12 +771,13 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
     cards, prints, of_cards = _listed(event.cards, around)
     wrong = _wrong_cards(purchase, prints, of_cards)
     if wrong is not None:
-        return replace(_review(known, wrong), note=f"{len(prints)} cards listed for {purchase.quantity}: {wrong}")
+        return replace(_review(known, wrong), note=_wrong_words(purchase, prints, of_cards, wrong))
     if needs_cards and not prints and event.complete:
         if purchase.state is PurchaseState.SUBMITTING:
             # A callback overtook the answer, which brings the card.
             return _Moved(replace(purchase, supplier_reference=known.supplier_reference, called_back=True))
-        return _review(known, ReviewReason.CARD_MISSING)
+        told = f"success, but no card is listed, {_cards(purchase.quantity)} ordered"
+        return replace(_review(known, ReviewReason.CARD_MISSING), note=told)
     new = _new_cards(order, purchase, cards, prints, hidden=False)
     stored = purchase.cards + tuple(
         replace(print_, card_no=card.card_no) for print_, card in zip(_unknown(purchase, prints), new, strict=True)
@@ -782,7 +801,8 @@ def _compare(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
         wrong = ReviewReason.TOO_MANY_CARDS
     if wrong is not None:
         # A list that differs and the list that was delivered are the same event in the same words.
-        return _contradicted(purchase, event, wrong, f"cards listed after delivery don't match: {wrong}", around)
+        told = f"after the delivery {_wrong_words(purchase, prints, of_cards, wrong)}"
+        return _contradicted(purchase, event, wrong, told, around)
     changed = _told_after(purchase, event, of_cards, around)
     if changed.cost is None and event.cost is not None:
         changed = _with_overcharge(order, replace(changed, cost=event.cost), around)
@@ -824,11 +844,16 @@ def _refuse(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _M
         # The supplier called back about it before its own answer refused it: it may well be bought.
         unsent = purchase.state in (PurchaseState.WAITING, PurchaseState.SUBMITTING)
         doubtful = replace(purchase, state=PurchaseState.UNKNOWN if unsent else purchase.state, review=None)
-        return _review(doubtful, ReviewReason.CONTRADICTION)
+        before = "called back about it" if purchase.called_back else "told of success"
+        told = f"the supplier {before}, and now refuses it: {_detail(event)}"
+        return replace(_review(doubtful, ReviewReason.CONTRADICTION), note=told)
     failure = Failure(_REFUSAL_REASONS[event.about], f"{event.code}: {event.message}".strip(": "))
     alerts = _REFUSAL_ALERTS.get(event.about, ())
     if event.certain:
         ended = _end(purchase, failure, event.about)
+        if ended.purchase.state is PurchaseState.DEAD:
+            # Never taken, or never paid: a price that was told before wasn't charged.
+            ended = replace(ended, purchase=replace(ended.purchase, cost=None))
         return replace(ended, alerts=ended.alerts + alerts)
     if purchase.state is PurchaseState.ACCEPTED:
         return _alerted(purchase, event, AlertKind.CONTRADICTION, "accepted before, now refused")
@@ -890,7 +915,8 @@ def _kill(purchase: PurchaseRecord, event: Event) -> _Moved:
         case DeadlinePassed():
             failure = Failure(FailureReason.NOT_SENT_IN_TIME, "not sent to the supplier before its sending deadline")
         case CancelConfirmed(refund=refund) if refund is not None and (purchase.cost or 0) > refund:
-            return _review(replace(purchase, refunded=refund), ReviewReason.PARTIAL_REFUND)
+            told = f"{show_yuan(refund)} of {show_yuan(purchase.cost or Money(0))} yuan came back"
+            return replace(_review(replace(purchase, refunded=refund), ReviewReason.PARTIAL_REFUND), note=told)
         case CancelConfirmed(refund=refund):
             # A cancelled purchase has no failure: the order shows CANCELLED.
             return _end(replace(purchase, refunded=refund), None)
@@ -943,15 +969,19 @@ def _hide(order: Order, purchase: PurchaseRecord, cards: Sequence[Card], around:
 
 
 def _review(purchase: PurchaseRecord, reason: ReviewReason) -> _Moved:
-    if purchase.review is not None:
+    known = purchase.review
+    if known is not None and (known not in RESOLVED_BY_EVIDENCE or reason in RESOLVED_BY_EVIDENCE):
         return _Moved(purchase)
+    # What evidence alone may end gives way to what only a person ends: a contradiction must not wait unseen.
     return _Moved(replace(purchase, review=reason), alerts=(Alert(AlertKind.REVIEW, f"needs review: {reason}"),))
 
 
 def _end(purchase: PurchaseRecord, failure: Failure | None, about: RefusedFor | None = None) -> _Moved:
     """Death by what the supplier says; a purchase whose cards were handed over can't simply be dead."""
     if purchase.cards:
-        return _review(purchase, ReviewReason.CONTRADICTION)
+        ended = failure.message if failure is not None else "it was taken down"
+        told = f"{len(purchase.cards)} of {_cards(purchase.quantity)} came before, and now: {ended}"
+        return replace(_review(purchase, ReviewReason.CONTRADICTION), note=told)
     return _Moved(_dead(purchase, failure, about))
 
 
@@ -1019,7 +1049,9 @@ def _hand_over(order: Order, purchase: PurchaseRecord, event: Event, around: Cir
     if not isinstance(event, OperatorDelivered):
         raise TypeError(event)
     handed = hand_over(purchase, event, around.print_card)
-    wrong = order.product_kind.delivers_cards and handed.shown != purchase.quantity
+    short = event.rest is not None
+    enough = 0 < handed.shown < purchase.quantity if short else handed.shown == purchase.quantity
+    wrong = not enough if order.product_kind.delivers_cards else short
     if wrong or (purchase.state is PurchaseState.DEAD and replaced(order, purchase)):
         return _Moved(purchase)
     new = tuple(NewCard(order.card_count + i, card, hidden=False) for i, (card, _) in enumerate(handed.new, start=1))
@@ -1037,6 +1069,9 @@ def _hand_over(order: Order, purchase: PurchaseRecord, event: Event, around: Cir
         absent_looks=0,
     )
     changed = _with_overcharge(order, changed, around)
+    if event.rest is not None:
+        kept, rest = _split(order, changed, event.rest, around)
+        return _Moved(kept, new, released=handed.released, rest=rest)
     changed = aftersale.watch(changed, around.at, watch_ms=around.watch_ms)
     # The supplier would list what was entered by hand under numbers that we don't know: watching brought false alarms.
     return _Moved(aftersale.settle_if_final(changed, around.at, final=bool(new)), new, released=handed.released)
@@ -1046,26 +1081,40 @@ def _give_up(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
     """Dead, as far as the client has no card of it: what was handed over is never bought again."""
     if not isinstance(event, OperatorDead):
         raise TypeError(event)
-    failure = _unless_cancelled(order, Failure(FailureReason.OPERATOR, event.reason))
     shown = purchase.shown_cards
     if shown == 0:
-        return _Moved(_dead(purchase, failure, None))
+        return _Moved(_dead(purchase, _given_up(order, event), None))
     if shown >= purchase.quantity:
         return _Moved(purchase)
-    # The rest becomes a purchase of its own that was never sent: every unit belongs to exactly one that counts.
+    delivered = replace(purchase, state=PurchaseState.DELIVERED, review=None, refusal=None, refused_for=None)
+    kept, rest = _split(order, delivered, event, around)
+    return _Moved(kept, rest=rest)
+
+
+def _given_up(order: Order, event: OperatorDead) -> Failure | None:
+    return _unless_cancelled(order, Failure(FailureReason.OPERATOR, event.reason))
+
+
+def _split(
+    order: Order, purchase: PurchaseRecord, event: OperatorDead, around: Circumstances
+) -> tuple[PurchaseRecord, PurchaseRecord]:
+    """A delivered purchase as far as the client has cards of it, not watched any more, and the rest of it, dead.
+
+    The rest becomes a purchase of its own that was never sent: every unit belongs to exactly one that counts.
+    """
+    shown = purchase.shown_cards
     rest = PurchaseRecord(
         number=around.new_number(),
         offer=purchase.offer,
         first_unit=purchase.first_unit + shown,
         quantity=purchase.quantity - shown,
         state=PurchaseState.DEAD,
-        failure=failure,
+        failure=_given_up(order, event),
         ordered_at=purchase.ordered_at,
         updated_at=around.at,
     )
     rest = _with_evidence(rest, event, around, f"the rest of {purchase.number}: {event.detail or event.reason}")
-    kept = replace(purchase, quantity=shown, state=PurchaseState.DELIVERED, review=None, refusal=None, refused_for=None)
-    return _Moved(aftersale.settle(kept, around.at), rest=rest)
+    return aftersale.settle(replace(purchase, quantity=shown), around.at), rest
 
 
 def _after_giving_up(
@@ -1120,6 +1169,36 @@ def _wrong_cards(
     return None
 
 
+def _wrong_words(
+    purchase: PurchaseRecord,
+    prints: Sequence[CardPrint],
+    of_cards: Mapping[str, AfterSale | None],
+    wrong: ReviewReason,
+) -> str:
+    """What is wrong with a list of cards, in numbers: what it lists beside what was ordered or is known."""
+    ordered = f"{_cards(len(prints))} listed, {purchase.quantity} ordered"
+    listed = {print_.identity: print_.content for print_ in prints}
+    match wrong:
+        case ReviewReason.CARDS_CHANGED:
+            known = [
+                card
+                for card in purchase.cards
+                if of_cards.get(card.identity, card.after_sale) is not AfterSale.REVERSED
+            ]
+            lacking = sum(card.identity not in listed for card in known)
+            changed = sum(listed.get(card.identity, card.content) != card.content for card in known)
+            return f"{ordered}: of {len(purchase.cards)} known before {lacking} are missing and {changed} changed"
+        case ReviewReason.CONTRADICTION:
+            return f"{ordered}: only {len(listed)} of those listed differ"
+        case _:
+            new = len(_unknown(purchase, prints))
+            return f"{ordered}, {len(purchase.cards)} known before and {new} new" if purchase.cards else ordered
+
+
+def _cards(count: int) -> str:
+    return f"{count} card{'' if count == 1 else 's'}"
+
+
 def _told_after(
     purchase: PurchaseRecord, event: Delivered, of_cards: Mapping[str, AfterSale | None], around: Circumstances
 ) -> PurchaseRecord:
@@ -1145,11 +1224,18 @@ def _new_cards(
 # --- The order around a purchase --------------------------------------------------------------------------------------
 
 
-def _after_death(order: Order, dead: PurchaseRecord, around: Circumstances) -> Order:
-    """Tries the next offer where that is allowed, and holds back what would meet the same refusal."""
+def lets_next_try(dead: PurchaseRecord) -> bool:
+    """Whether a dead purchase lets the next offer be tried: it was refused for a reason that says nothing against the
+    order itself, or all money came back.
+    """
     # A refund whose amount nobody named isn't known to be a full one: no second purchase on that.
     refunded = dead.cost is not None and dead.refunded is not None and dead.refunded >= dead.cost > 0
-    may_try_next = (dead.refused_for in TRY_NEXT_OFFER or refunded) and not order.cancel_requested_at
+    return dead.refused_for in TRY_NEXT_OFFER or refunded
+
+
+def _after_death(order: Order, dead: PurchaseRecord, around: Circumstances) -> Order:
+    """Tries the next offer where that is allowed, and holds back what would meet the same refusal."""
+    may_try_next = lets_next_try(dead) and not order.cancel_requested_at
     units = list(dead.units()) if may_try_next else []
     purchases = list(order.purchases)
     if dead.refused_for in HOLD_BACK_REST:
@@ -1191,6 +1277,11 @@ def _by_unit(purchases: Sequence[PurchaseRecord], quantity: int) -> list[Purchas
             if known is None or known.state is PurchaseState.DEAD or purchase.state is not PurchaseState.DEAD:
                 current[unit] = purchase
     return [current[unit] for unit in range(quantity)]
+
+
+def current(order: Order) -> list[PurchaseRecord]:
+    """The purchases that count for the order's units, each once."""
+    return list({p.number: p for p in _by_unit(order.purchases, order.quantity)}.values())
 
 
 def _settle(before: Order, order: Order, at: int) -> tuple[Order, bool]:
@@ -1260,7 +1351,9 @@ def _with_overcharge(order: Order, purchase: PurchaseRecord, around: Circumstanc
     limit = Money(order.offers[purchase.offer].unit_limit * purchase.quantity)
     if purchase.cost is None or purchase.cost <= limit:
         return purchase
-    told = f"charged {show_yuan(purchase.cost)} yuan, the limit is {show_yuan(limit)} yuan"
+    told = f"charged {show_yuan(purchase.cost)} yuan, the limit was {show_yuan(limit)} yuan"
+    if purchase.quantity > 1:
+        told += f" ({purchase.quantity} units at {show_yuan(order.offers[purchase.offer].unit_limit)})"
     return aftersale.with_item(purchase, ReviewReason.OVERCHARGED, around.at, told)
 
 
@@ -1273,6 +1366,11 @@ def _with_evidence(
     name = _name(event) if event is not None else "NotSent"
     entry = Evidence(around.at, around.source, name, detail or _detail(event))
     return replace(purchase, evidence=(*purchase.evidence, entry)[-EVIDENCE_LIMIT:])
+
+
+def in_words(event: Event) -> str:
+    """An event as evidence tells it: its name, and what was said."""
+    return f"{_name(event)}: {_detail(event)}".removesuffix(": ")
 
 
 def _name(event: Event) -> str:

@@ -15,6 +15,11 @@ EVIDENCE_LIMIT = 50
 """Pieces of evidence kept per purchase: enough for every path that isn't a flood of equal answers."""
 
 
+FIRST_ATTEMPTS = 3
+LATEST_ATTEMPTS = 7
+"""Attempts kept per purchase: how it began, and how it went on of late."""
+
+
 class PurchaseState(StrEnum):
     """Where a purchase stands. `moves.TABLE` decides every move."""
 
@@ -113,6 +118,18 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """One intention to send a purchase, and why it wasn't sent before."""
+
+    at: int
+    """When the intention was committed."""
+    waited_since: int = 0
+    """Since when it had waited to be sent; 0 = it was sent at once."""
+    waited_for: str = ""
+    """What for, in scrubbed words for people; "" = it was sent at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why units failed, in a type and in words."""
 
@@ -158,6 +175,28 @@ class Offer:
     max_units: int
     """The most units one purchase may ask for."""
     parameters: dict[str, str] = field(default_factory=dict)
+
+
+class LeftOutFor(StrEnum):
+    """Why an offer of the product can't be used for an order."""
+
+    PAUSED = "paused"
+    PRICE_ABOVE_LIMIT = "price_above_limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """An offer of the product that couldn't be used when the order was made, kept to explain the choice."""
+
+    place: int
+    """Its place among all offers of the product, from 0."""
+    account: str
+    supplier_product: str
+    unit_cost: Money
+    unit_limit: Money
+    reason: LeftOutFor
+    detail: str = ""
+    """Why the account was paused; scrubbed, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +257,8 @@ class PurchaseRecord:
     cancel_answered: bool = False
     """The supplier said something to the wish: it isn't asked again, and evidence decides."""
     evidence: tuple[Evidence, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    """Every intention to send it, also those proven unsent; of many the first and the latest."""
     updated_at: int = 0
     """When its state last changed."""
 
@@ -289,6 +330,8 @@ class Order:
     """Counts all changes: the condition of every write."""
     updated_at: int = 0
     """When `version` came to be."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Offers of the product that aren't among `offers`."""
 
     def purchase(self, number: str) -> PurchaseRecord:
         """The purchase of that number. Raises KeyError when it isn't one of this order's."""

@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -17,11 +19,14 @@ from reward_adapters.contract import (
     NotOffered,
     NotSent,
     NotSentCause,
+    Outcome,
     Token,
     Traits,
+    Unclear,
 )
 from reward_server.clock import Clock
 from reward_server.domain.moves import AlertKind
+from reward_server.engine.breaker import Breaker
 from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
 from reward_server.metrics import Metrics
 from reward_server.sealing import SealError
@@ -30,7 +35,7 @@ from reward_server.store import Hold, SealedToken, Store, StoreError
 log = structlog.get_logger(__name__)
 
 FIRST_HOLD_SECONDS = 0.5
-"""After a call that couldn't be made the account rests, twice as long each time in a row…"""
+"""After a call that couldn't be made, or too many doubts, the account rests, twice as long each time in a row…"""
 LONGEST_HOLD_SECONDS = 30.0
 """… up to this: long enough to spare a supplier that is down, short enough to notice its return."""
 SHORTEST_SHARE = 0.75
@@ -48,6 +53,9 @@ YIELD_SECONDS = 0.005
 
 LOOKS_AT_ONCE = 4
 """Questions under way per account: looks are cheap, but a supplier's own limits are unknown."""
+
+CALM_LOOKS_AT_ONCE = 2
+"""As many of them may be about what was delivered: questions that hang leave room for those that press."""
 
 QUESTIONS_AT_ONCE = 4
 """Questions about balance and products under way per account: nobody's order waits for them."""
@@ -79,7 +87,7 @@ class AccountState(StrEnum):
 
     READY = "ready"
     RESTING = "resting"
-    """Not for a moment: it couldn't be reached, or asked us to wait."""
+    """Not for a moment: it couldn't be reached, left purchases unanswered, or asked us to wait."""
     PAUSED = "paused"
     """No: it refuses us, or an operator says so."""
 
@@ -90,6 +98,9 @@ class Standing:
 
     state: AccountState
     why: str = ""
+    """For everybody who waits for it: nothing of anybody's purchase, nor what operators say among themselves."""
+    detail: str = ""
+    """For operators: what the supplier said last, or what an operator wrote."""
     until: int = 0
     """When it is tried again, milliseconds since 1970; 0 when it is ready, or waits for an operator."""
     hold: Hold | None = None
@@ -104,6 +115,17 @@ class TokenSealer(Protocol):
 
     def open(self, sealed: bytes, *aad: str) -> bytes:
         """Opens."""
+
+
+UNANSWERED = "unanswered"
+"""Why an account rests: purchases weren't answered, or not clearly."""
+REST_CAUSES = (*map(str, (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN)), UNANSWERED)
+
+
+def rest_seconds(rests: int) -> float:
+    """How long a rest lasts that comes after so many others in a row, with jitter."""
+    longest = min(FIRST_HOLD_SECONDS * 2.0 ** min(rests, 16), LONGEST_HOLD_SECONDS)
+    return longest * random.uniform(SHORTEST_SHARE, 1.0)
 
 
 class Turns:
@@ -200,9 +222,14 @@ class Account:
         self._in_flight = 0
         self._in_flight_gauge = metrics.purchases_in_flight(plan.name)
         metrics.account_paused(plan.name, paused=False)
+        for cause in REST_CAUSES:
+            metrics.account_rests(plan.name, cause, times=0)
         self._resting_until = 0.0
-        self._resting_for = ""
+        self._resting_for = self._resting_detail = ""
+        self._puzzles: set[str] = set()
+        """Products whose answers weren't understood since the last good one."""
         self._failures_in_row = 0
+        self._breaker = Breaker(clock, rest_seconds)
         self._paused_until = 0.0
         self._paused_for = ""
         self._hold: Hold | None = None
@@ -212,6 +239,7 @@ class Account:
         self._token_ends_at = 0.0
         self._token_fetch: asyncio.Task[NotSent | None] | None = None
         self.looks = asyncio.Semaphore(LOOKS_AT_ONCE)
+        self._calm_looks = asyncio.Semaphore(CALM_LOOKS_AT_ONCE)
         self.questions = asyncio.Semaphore(QUESTIONS_AT_ONCE)
         self._turns = Turns(clock, plan.max_calls_per_second)
         patience = plan.traits.read_timeout + plan.traits.connect_timeout
@@ -244,16 +272,23 @@ class Account:
         """How many purchases are being sent."""
         return self._in_flight
 
+    @property
+    def slots(self) -> int:
+        """How many purchases may be under way now: fewer than configured while the supplier leaves them in doubt."""
+        room = self._breaker.room
+        return self.plan.max_in_flight if room is None else min(room, self.plan.max_in_flight)
+
     def ready_in(self) -> float:
         """Seconds until a purchase may be sent, 0 = now (slots aside)."""
         return max(self._held_for(), self._turns.ready_in())
 
     def _held_for(self) -> float:
-        return max(0.0, max(self._resting_until, self._paused_until) - self._clock.monotonic())
+        until = max(self._resting_until, self._breaker.resting_until, self._paused_until)
+        return max(0.0, until - self._clock.monotonic())
 
     def take_slot(self) -> bool:
         """Takes a slot if one is free, the account neither rests nor is paused, and makes no more calls than it may."""
-        if self._hold is not None or self._in_flight >= self.plan.max_in_flight or self._held_for() > 0:
+        if self._hold is not None or self._in_flight >= self.slots or self._held_for() > 0:
             return False
         if not self._turns.take():
             return False
@@ -297,11 +332,21 @@ class Account:
         """Whether purchases are sent now, and why not."""
         now = self._clock.monotonic()
         if self._hold is not None:
-            return Standing(AccountState.PAUSED, self._hold.reason, hold=self._hold)
-        if why := self.paused_for:
-            return Standing(AccountState.PAUSED, why, self._wall_clock(self._paused_until - now))
-        if now < self._resting_until:
-            return Standing(AccountState.RESTING, self._resting_for, self._wall_clock(self._resting_until - now))
+            return Standing(AccountState.PAUSED, detail=self._hold.reason, hold=self._hold)
+        if said := self.paused_for:
+            until = self._wall_clock(self._paused_until - now)
+            return Standing(AccountState.PAUSED, "the supplier refuses us", said, until)
+        breaker = self._breaker
+        if now < self._resting_until and breaker.resting_until <= self._resting_until:
+            until = self._wall_clock(self._resting_until - now)
+            return Standing(AccountState.RESTING, self._resting_for, self._resting_detail, until)
+        if now < breaker.resting_until:
+            until = self._wall_clock(breaker.resting_until - now)
+            return Standing(AccountState.RESTING, breaker.why, breaker.detail, until)
+        if breaker.is_open and self._in_flight >= self.slots:
+            # The rest is over, and what comes of the purchase that is being tried decides about the next.
+            tried = f"{breaker.why}; one is being tried"
+            return Standing(AccountState.RESTING, tried, breaker.detail, self._clock.now_ms())
         return Standing(AccountState.READY)
 
     def _wall_clock(self, seconds_from_now: float) -> int:
@@ -310,7 +355,8 @@ class Account:
     def heard(self, result: object) -> None:
         """Learns from every answer: rests when the supplier can't be reached, pauses when it refuses us."""
         if not isinstance(result, NotSent):
-            self._failures_in_row = 0
+            if not isinstance(result, Unclear):
+                self._failures_in_row = 0
             return
         now = self._clock.monotonic()
         if result.cause is NotSentCause.CONFIGURATION:
@@ -320,18 +366,58 @@ class Account:
                 self._metrics.alert(AlertKind.SUPPLIER_REFUSES_US)
             self._paused_for = result.detail or "the supplier refuses us"
             self._paused_until = now + CONFIGURATION_PAUSE_SECONDS
-        elif result.cause in (NotSentCause.UNREACHABLE, NotSentCause.RATE_LIMITED, NotSentCause.NO_TOKEN):
-            self._resting_for = f"{result.cause}: {result.detail}" if result.detail else str(result.cause)
+        elif result.cause in REST_CAUSES:
+            self._resting_for, self._resting_detail = str(result.cause), result.detail
             if now >= self._resting_until:
                 # Calls that were under way when the rest began fail as well: they say nothing new.
-                rest = min(FIRST_HOLD_SECONDS * 2**self._failures_in_row, LONGEST_HOLD_SECONDS)
-                self._resting_until = now + rest * random.uniform(SHORTEST_SHARE, 1.0)
-                self._failures_in_row = min(self._failures_in_row + 1, 16)
+                self._resting_until = now + rest_seconds(self._failures_in_row)
+                self._failures_in_row += 1
+                self._metrics.account_rests(self.name, str(result.cause))
                 if self._failures_in_row == 1:
                     why = {"cause": str(result.cause), "detail": result.detail}
                     log.warning("supplier not reached", account=self.name, **why)
             asked = min(result.retry_after or 0.0, LONGEST_RETRY_AFTER)
             self._resting_until = max(self._resting_until, now + asked)
+
+    def purchase_ended(self, outcome: Outcome, *, sent_at: float, puzzle: str = "") -> bool:
+        """Learns what came of a purchase within the read time-out; True when more may be sent by it than before.
+
+        Doubts in a row make the account rest, and any answer that tells what became of the purchase ends that. Looks
+        count neither way: the dangerous supplier is the one that answers questions and swallows purchases. `puzzle`
+        names the product of an answer that came in good form and wasn't understood: in a row it counts once, so that
+        one product doesn't keep the others waiting, while a supplier that speaks another language by now is noticed.
+        """
+        match outcome:
+            case NotSent():
+                return False
+            case Unclear(reason=reason):
+                if puzzle and puzzle in self._puzzles:
+                    return False
+                self._puzzles |= {puzzle} if puzzle else set()
+                seconds = self._breaker.doubt(reason, sent_at=sent_at)
+                if seconds is not None:
+                    why = {"cause": UNANSWERED, "count": self._breaker.doubts, "detail": reason}
+                    log.warning("account rests", account=self.name, **why, seconds=round(seconds, 3))
+                    self._metrics.account_rests(self.name, UNANSWERED)
+                return False
+            case _:
+                was_open = self._breaker.is_open
+                doubts = self._breaker.answered()
+                self._puzzles.clear()
+                if was_open:
+                    log.info("supplier answers again", account=self.name, count=doubts)
+                return doubts > 0
+
+    @asynccontextmanager
+    async def turn_to_look(self, *, calm: bool) -> AsyncIterator[None]:
+        """Waits for a turn to look. Calm looks, at what was delivered, queue among themselves first: however many there
+        are and however long they hang, only few of them stand before one at a purchase that is still open.
+        """
+        async with AsyncExitStack() as turn:
+            if calm:
+                await turn.enter_async_context(self._calm_looks)
+            await turn.enter_async_context(self.looks)
+            yield
 
     # --- The access token
 

@@ -4,7 +4,7 @@ import asyncio
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from reward_server.engine.exchange import Broken, Pending
 from reward_server.engine.facts import facts
 from reward_server.engine.ledger import Happening, Ledger, OrderGone
 from reward_server.engine.looks import Looks, send_deadline
+from reward_server.engine.outlook import obstacle_of, reasons_before, token_words
+from reward_server.engine.waits import NOTHING
 from reward_server.metrics import Metrics
 from reward_server.store import PurchaseKey, StoreError, StoreUnavailable
 
@@ -36,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 STORE_REST_SECONDS = 1.0
 """How long nothing is sent after the store couldn't take an intention."""
+
+HTTP_SERVER_ERROR = 500
 
 STALE_ENTRIES = 1_000
 """Sending deadlines of purchases that were sent since, kept before they are cleared away."""
@@ -54,6 +58,8 @@ class _Sent:
     context: Context
     started: float
     """Monotonic time."""
+    product: str
+    """The supplier's number of it."""
 
 
 class Dispatcher:
@@ -102,7 +108,8 @@ class Dispatcher:
             heapq.heapify(self._expiring)
         self._set_expiry_timer()
         wait_ms = min(order.purchase(key.number).not_before - now_ms, LONGEST_WAIT_MS)
-        self._push(key, account, max(0.0, wait_ms / 1000))
+        reasons = reasons_before(order, order.purchase(key.number), now_ms=now_ms)
+        self._push(key, account, max(0.0, wait_ms / 1000), reasons)
 
     def send_now(self, key: PurchaseKey, account: Account, order: Order, *, intended_at: float) -> None:
         """Sends a purchase whose intention was stored together with its order. The caller has taken the slot."""
@@ -132,7 +139,8 @@ class Dispatcher:
 
     # --- The queue
 
-    def _push(self, key: PurchaseKey, account: Account, delay: float) -> None:
+    def _push(self, key: PurchaseKey, account: Account, delay: float, reasons: Mapping[str, str] = NOTHING) -> None:
+        self._ledger.waits.queued(key.number, reasons)
         heapq.heappush(self._ready[account.name], (self._clock.monotonic() + delay, next(self._tie), key))
         self._pump(account)
 
@@ -145,12 +153,16 @@ class Dispatcher:
         while queue and queue[0][0] <= now and account.take_slot():
             _, _, key = heapq.heappop(queue)
             self._queued.discard(key.number)
+            self._ledger.waits.taken(key.number, account.name)
             self._spawn(self._hold_slot(account, self._begin(key, account)))
+        if queue and (obstacle := obstacle_of(account)) is not None:
+            self._ledger.waits.blocked(account.name, *obstacle)
         timer = self._timers.pop(account.name, None)
         if timer is not None:
             timer.cancel()
         # Of an account that an operator paused, `wake` tells when it can be used again.
-        if queue and account.hold is None and account.in_flight < account.plan.max_in_flight:
+        # Where every slot is taken, the next one that is given back does.
+        if queue and account.hold is None and account.in_flight < account.slots:
             wait = max(queue[0][0] - now, account.ready_in(), 0.001)
             self._timers[account.name] = asyncio.get_running_loop().call_later(wait, self._pump, account)
 
@@ -160,10 +172,10 @@ class Dispatcher:
         finally:
             self.release(account)
 
-    def _again(self, key: PurchaseKey, account: Account, delay: float) -> None:
+    def _again(self, key: PurchaseKey, account: Account, delay: float, why: Mapping[str, str] = NOTHING) -> None:
         if key.number not in self._queued:
             self._queued.add(key.number)
-            self._push(key, account, delay)
+            self._push(key, account, delay, why)
 
     def _set_expiry_timer(self) -> None:
         if self._expiry_timer is not None:
@@ -193,6 +205,8 @@ class Dispatcher:
             if order.purchase(key.number) not in sendable(order):
                 self._expires.pop(key.number, None)
                 return
+            if not account.token_ready():
+                self._ledger.waits.note(key.number, {"token": token_words(account)})
             no_token = await account.ensure_token()
             # Counted since it was queued: a wall clock that jumped meanwhile ends nothing.
             if self._clock.monotonic() >= self._expires.get(key.number, float("inf")):
@@ -211,7 +225,7 @@ class Dispatcher:
             intended = await self._ledger.intend(key, owner=self._owner)
         except StoreUnavailable as error:
             log.error("nothing is sent: the store can't write", account=account.name, why=str(error))
-            self._again(key, account, STORE_REST_SECONDS)
+            self._again(key, account, STORE_REST_SECONDS, {"store": "the store, which couldn't write"})
             return
         except OrderGone as error:
             log.error("order of a purchase is gone", order_id=str(error))
@@ -219,7 +233,7 @@ class Dispatcher:
         except Exception:
             log.exception("a purchase couldn't be begun", order_id=key.order_id, account=account.name)
             self._alert(AlertKind.DEFECT, f"a purchase at {account.name} couldn't be begun")
-            self._again(key, account, DEFECT_REST_SECONDS)
+            self._again(key, account, DEFECT_REST_SECONDS, {"defect": "another try, after a defect of this program"})
             return
         self._expires.pop(key.number, None)
         if intended is not None:
@@ -248,17 +262,19 @@ class Dispatcher:
             # The supplier's wire can't say it: nothing was written, and nothing ever will be.
             await self._apply(key, call, ended=True)
             return
-        sent = _Sent(key, account, call, context, self._clock.monotonic())
+        product = order.offers[order.purchase(key.number).offer].supplier_product
+        sent = _Sent(key, account, call, context, self._clock.monotonic(), product)
         probes.probe("send.begin")
         reply = await account.place_side.send(call.request, last_moment=intended_at + account.plan.submit_window)
         if isinstance(reply, Pending):
             probes.probe("send.timeout")
             self._metrics.supplier_called(account.name, "place", "Timeout", self._clock.monotonic() - sent.started)
-            account.heard(None)
+            silence = Unclear(f"no answer within {account.traits.read_timeout:g} s")
+            account.purchase_ended(silence, sent_at=sent.started)
             self._spawn(self._await_late(sent, reply))
-            await self._apply(key, Unclear(f"no answer within {account.traits.read_timeout:g} s"), ended=False)
+            await self._apply(key, silence, ended=False)
             return
-        await self._conclude(sent, reply)
+        await self._conclude(sent, reply, in_time=True)
 
     async def _await_late(self, sent: _Sent, pending: Pending) -> None:
         """A late answer is evidence like any other; for a supplier without a query it may be the only card."""
@@ -268,9 +284,9 @@ class Dispatcher:
             # The process ends; the purchase is UNKNOWN on disk and the next start goes on from there.
             return
         probes.probe("send.late")
-        await self._conclude(sent, reply)
+        await self._conclude(sent, reply, in_time=False)
 
-    async def _conclude(self, sent: _Sent, reply: HttpReply | NotSent | Broken) -> None:
+    async def _conclude(self, sent: _Sent, reply: HttpReply | NotSent | Broken, *, in_time: bool) -> None:
         """Reads an answer and applies it, after a look where a refusal isn't certain."""
         account = sent.account
         outcome: Outcome
@@ -287,6 +303,13 @@ class Dispatcher:
         if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.TOKEN_REFUSED:
             outcome = await self._token_refused(sent, outcome)
         account.heard(outcome)
+        # That a supplier is too slow was learned at the time-out; a late answer doesn't make it punctual.
+        if in_time:
+            # In good form and not understood: that may be about one product alone.
+            puzzling = isinstance(outcome, Unclear) and isinstance(reply, HttpReply) and _is_sound(reply)
+            puzzle = sent.product if puzzling else ""
+            if account.purchase_ended(outcome, sent_at=sent.started, puzzle=puzzle):
+                self._pump(account)
         answered = self._happening(sent.key, outcome, ended=True, raw=raw)
         if isinstance(outcome, Refused) and not outcome.certain and account.traits.queryable:
             # A refusal that isn't on the reviewed list is believed only with a look that finds nothing. Both are
@@ -339,3 +362,8 @@ class Dispatcher:
             written_until=self._clock.now_ms() if ended else None,
             raw=raw or None,
         )
+
+
+def _is_sound(reply: HttpReply) -> bool:
+    """Whether an answer is what suppliers answer with when they are well: JSON, and no error of a server or proxy."""
+    return reply.status < HTTP_SERVER_ERROR and reply.json() is not None

@@ -23,7 +23,7 @@ from reward_server.domain import moves
 from reward_server.domain.ids import IdSource
 from reward_server.domain.moves import AlertKind, DeadlinePassed, Event, SenderLost, WatchOver
 from reward_server.domain.order import Order, PurchaseState, Source
-from reward_server.engine.account import Account
+from reward_server.engine.account import Account, AccountState
 from reward_server.engine.cancelling import Cancels
 from reward_server.engine.dispatch import Dispatcher
 from reward_server.engine.ledger import Happening, Ledger
@@ -35,6 +35,7 @@ from reward_server.engine.ordering import (
     differing_fields,
     make_order,
 )
+from reward_server.engine.outlook import Outlook, found_words, held_back, outlook_of, waiting_since
 from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
 from reward_server.metrics import Metrics
@@ -79,6 +80,7 @@ class Engine:
         self._new_id = new_id
         self._metrics = metrics
         self._owner = new_id()
+        self._started_at = clock.now_ms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing: set[asyncio.Task[Any]] = set()
         self._failed: Callable[[BaseException], None] = _log_failure
@@ -119,7 +121,7 @@ class Engine:
         if product is None:
             raise ProductNotFound(request.product_id)
         check_against_product(request, product)
-        order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, usable=self._usable)
+        order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, paused_for=self._paused_for)
         return await self._to_its_end(self._create(order, request))
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
@@ -182,7 +184,24 @@ class Engine:
         return None
 
     def _usable(self, account: str) -> bool:
-        return not self._accounts[account].paused_for
+        return not self._paused_for(account)
+
+    def _paused_for(self, account: str) -> str:
+        standing = self._accounts[account].standing()
+        if standing.state is not AccountState.PAUSED:
+            return ""
+        return standing.why or "an operator paused it"
+
+    def outlook(self, order: Order) -> dict[str, Outlook]:
+        """What each purchase of an order waits for at this moment, by number: for people, from memory alone."""
+        known = ((p, self._accounts.get(order.offers[p.offer].account)) for p in order.purchases)
+        now_ms, stopped = self._clock.now_ms(), self._dispatcher.stopped
+        return {
+            purchase.number: outlook_of(
+                order, purchase, account, self._looks.plan(purchase.number), now_ms=now_ms, stopped=stopped
+            )
+            for purchase, account in known
+        }
 
     # --- Callbacks
 
@@ -213,12 +232,11 @@ class Engine:
         self._metrics.supplier_called(account_name, "callback", "Unknown" if key is None else "Accepted", 0.0)
         if key is None:
             self._alert(AlertKind.UNEXPECTED_ANSWER, f"{account_name} called back for a number that is none of ours")
-            return notice.unknown
-        if notice.outcome is not None:
+        elif notice.outcome is not None:
             happening = Happening(number=key.number, event=notice.outcome, source=Source.CALLBACK, raw=callback.body)
             await self.ledger.apply(key, happening)
         probes.probe("callback.acknowledging")
-        return notice.accepted
+        return notice.unknown if key is None else notice.accepted
 
     async def _keep(self, account: str, callback: Callback, notice: Notice, key: PurchaseKey | None) -> None:
         digest = hashlib.sha256(callback.body).digest()
@@ -248,6 +266,7 @@ class Engine:
 
         Delivered purchases that are still watched may be many: their orders aren't read before their next look.
         """
+        self._started_at = self._clock.now_ms()
         await self.reviews.load_holds()
         self._metrics.orders_found(await self._store.open_order_counts())
         after = ""
@@ -277,8 +296,9 @@ class Engine:
         probes.probe("recover.begin")
         key = PurchaseKey(found.client_id, found.order_id, found.number)
         order = await self.ledger.load(key)
-        record = order.purchase(found.number)
-        if record.owner == self._owner:
+        record = next((purchase for purchase in order.purchases if purchase.number == found.number), None)
+        if record is None or record.owner == self._owner:
+            # Made by this process a moment ago, in place of one that was refused: its writer is about to hear of it.
             # Begun by this process while it was still looking around.
             return
         account = self._accounts.get(found.account)
@@ -302,8 +322,13 @@ class Engine:
             await self._happened(key, WatchOver(), Source.RECOVERY)
         elif account is not None and record.state in UNDER_WAY:
             self._looks.watch(key, account, record, delay=0.0)
-        elif account is not None and record in moves.sendable(order):
-            self._dispatcher.enqueue(key, account, order)
+        elif account is not None and record.state is PurchaseState.WAITING:
+            since = waiting_since(order, record)
+            if since < self._started_at:
+                self.ledger.waits.note(record.number, {"start": found_words(self._started_at)}, since=since)
+            self._note_held_back(order)
+            if record in moves.sendable(order):
+                self._dispatcher.enqueue(key, account, order)
 
     async def _happened(
         self, key: PurchaseKey, event: Event, source: Source, *, written_until: int | None = None
@@ -373,7 +398,14 @@ class Engine:
             self._looks.unwatch(purchase.number, settled=not purchase.state.is_open)
             if purchase.number in ready:
                 self._dispatcher.enqueue(key, account, order)
+            elif not purchase.state.is_open:
+                self.ledger.waits.end(purchase.number)
+        self._note_held_back(order)
         self._cancels.order_changed(order)
+
+    def _note_held_back(self, order: Order) -> None:
+        for number, words in held_back(order).items():
+            self.ledger.waits.note(number, {"recipient": words})
 
     def _looked(self, order: Order, number: str) -> None:
         self._cancels.looked(order, number)

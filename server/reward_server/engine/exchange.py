@@ -166,11 +166,6 @@ class Exchanges:
                 return Broken(f"{what} after the connection was made", bytes(body))
             return NotSent(cause=NotSentCause.UNREACHABLE, detail=what)
 
-    @property
-    def open_count(self) -> int:
-        """How many exchanges are under way, those that wait for a late answer included."""
-        return len(self._open)
-
     async def close(self) -> None:
         """Ends every exchange and closes the connections."""
         for task in list(self._open):

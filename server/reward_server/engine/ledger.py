@@ -22,6 +22,7 @@ from reward_server.clock import Clock
 from reward_server.domain import moves
 from reward_server.domain.moves import Alert, AlertKind, Circumstances, Event, NewCard, Step
 from reward_server.domain.order import Order, OrderState, PurchaseRecord, PurchaseState, Source
+from reward_server.engine.waits import Waits
 from reward_server.errors import OrderNotCancellable
 from reward_server.metrics import Metrics
 from reward_server.sealing import ClientSealer, Vault
@@ -89,6 +90,8 @@ class Ledger:
         self._orders: OrderedDict[str, Order] = OrderedDict()
         self._listeners: list[Callable[[Order], None]] = []
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.waits = Waits(clock)
+        """Why what waits wasn't sent yet: stored with the intention to send it."""
 
     def listen(self, listener: Callable[[Order], None]) -> None:
         """Adds a listener, called after every stored change."""
@@ -144,10 +147,14 @@ class Ledger:
             order = await self.load(key)
             if order.purchase(key.number) not in moves.sendable(order):
                 return None
-            intended = moves.intend(order, key.number, owner=owner, at=self._clock.now_ms())
+            since, why = self.waits.told(key.number)
+            intended = moves.intend(
+                order, key.number, owner=owner, at=self._clock.now_ms(), waited_since=since, waited_for=why
+            )
             probes.probe("intend.storing")
             if await self._store.save(Change(order=intended, visible=False)):
                 probes.probe("intend.stored")
+                self.waits.end(key.number)
                 self._remember(intended)
                 return intended
             # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
@@ -219,7 +226,9 @@ class Ledger:
                     released=step.released,
                     audit=audit,
                 )
+                probes.probe("decide.storing")
                 if await self._store.save(change):
+                    probes.probe("decide.stored")
                     self._remember(step.order)
                     if step.order.state is not order.state:
                         self._metrics.order_moved(order.state, step.order.state)

@@ -81,6 +81,30 @@ class _Watch:
     """An answer about several left this one unclear: it is asked after by itself from now on."""
     unanswered: int = 0
     """Looks in a row, after the deadline or the end of the watch, that brought no answer."""
+    made: int = 0
+    """How often the supplier was asked, for people."""
+    last_at: int = 0
+    """When it was asked last, milliseconds since 1970; 0 = never."""
+    last: str = ""
+    """What that brought, in words."""
+
+    def go_on_from(self, former: "_Watch") -> None:
+        """Takes over what a former watch of the same purchase knows."""
+        self.busy, self.again, self.alone = former.busy, former.again, former.alone
+        self.made, self.last_at, self.last = former.made, former.last_at, former.last
+
+
+@dataclass(frozen=True, slots=True)
+class LookPlan:
+    """The looks at one purchase, made and planned. Times in milliseconds since 1970."""
+
+    made: int
+    last_at: int
+    """0 = never looked at."""
+    last: str
+    """What the last look brought, in words."""
+    next_at: int
+    """0 while a look is on its way."""
 
 
 class Looks:
@@ -124,7 +148,7 @@ class Looks:
             delay = 0.0
         fresh = _Watch(key, account, state, self._clock.monotonic() + delay, silent_since=silent_since)
         if watch is not None:
-            fresh.busy, fresh.again, fresh.alone = watch.busy, watch.again, watch.alone
+            fresh.go_on_from(watch)
         self._watches[key.number] = fresh
         self._push(fresh)
 
@@ -137,7 +161,7 @@ class Looks:
         due = self._clock.monotonic() + max(0.0, min(delay, until_over))
         watch = _Watch(key, account, PurchaseState.DELIVERED, due)
         if known is not None:
-            watch.busy, watch.again, watch.alone = known.busy, known.again, known.alone
+            watch.go_on_from(known)
         self._watches[key.number] = watch
         self._push(watch)
 
@@ -171,6 +195,15 @@ class Looks:
         watch.due = self._clock.monotonic()
         self._push(watch)
 
+    def plan(self, number: str) -> LookPlan | None:
+        """The looks at a purchase; None for one that isn't looked at. Held in memory only, see above."""
+        watch = self._watches.get(number)
+        if watch is None:
+            return None
+        in_seconds = max(0.0, watch.due - self._clock.monotonic())
+        next_at = 0 if watch.busy else self._clock.now_ms() + int(1000 * in_seconds)
+        return LookPlan(watch.made, watch.last_at, watch.last, next_at)
+
     def stop(self) -> None:
         """Plans no more looks."""
         self._stopped = True
@@ -185,6 +218,7 @@ class Looks:
         numbers = [number for _, number in orders]
         no_token = await account.ensure_token()
         if no_token is not None:
+            self._note(dict.fromkeys(numbers, no_token))
             return dict.fromkeys(numbers, (no_token, b""))
         context = account.context()
         started = self._clock.monotonic()
@@ -209,15 +243,31 @@ class Looks:
             answers = dict.fromkeys(numbers, NotSent(cause=NotSentCause.OWN_LIMIT, detail="a defect of the adapter"))
         seconds = self._clock.monotonic() - started
         result: dict[str, tuple[Outcome, bytes]] = {}
-        for number in numbers:
+        for order, number in orders:
             outcome = answers.get(number) or Unclear("the answer leaves the number out")
+            if isinstance(outcome, Absent) and self._is_out_of_sight(account, order, number):
+                outcome = Unclear("not found, and older than what the supplier's query shows")
             result[number] = (outcome, raw)
             self._metrics.supplier_called(account.name, "query", type(outcome).__name__, seconds)
+        self._note({number: outcome for number, (outcome, _) in result.items()})
         refused = next((o for o, _ in result.values() if isinstance(o, NotSent)), None)
         if refused is not None and refused.cause is NotSentCause.TOKEN_REFUSED:
             account.drop_token(context.token)
         account.heard(refused)
         return result
+
+    def _note(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Keeps for people what a look brought: a look without news leaves no other trace."""
+        for number, outcome in outcomes.items():
+            watch = self._watches.get(number)
+            if watch is not None:
+                watch.made += 1
+                watch.last_at, watch.last = self._clock.now_ms(), moves.in_words(outcome)
+
+    def _is_out_of_sight(self, account: Account, order: Order, number: str) -> bool:
+        """Whether a purchase is so old that the supplier's query doesn't show it any more."""
+        begun = order.purchase(number).intent_at or order.created_at
+        return self._clock.now_ms() - begun >= 1000 * account.traits.query_horizon
 
     # --- The plan
 
@@ -256,7 +306,8 @@ class Looks:
 
     async def _look(self, account: Account, watches: list[_Watch]) -> None:
         try:
-            async with account.looks:
+            calm = all(watch.state is PurchaseState.DELIVERED for watch in watches)
+            async with account.turn_to_look(calm=calm):
                 orders = [(order, number) for watch in watches if (order := await self._load(watch)) is not None
                           for number in (watch.key.number,)]  # fmt: skip
                 looked_at, asked_at = self._clock.now_ms(), self._clock.monotonic()

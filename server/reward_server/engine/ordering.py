@@ -9,7 +9,7 @@ from reward_adapters.contract import Recipient, RecipientKind
 from reward_adapters.money import Money
 from reward_server.catalogue import RECIPIENT_KEY, FormField, Product
 from reward_server.domain import moves
-from reward_server.domain.order import Offer, Order
+from reward_server.domain.order import LeftOut, LeftOutFor, Offer, Order
 from reward_server.errors import InvalidRequest, PriceAboveLimit, ProductNotOrderable, Violation
 
 MAX_SHOWN = 500
@@ -93,22 +93,21 @@ def make_order(
     *,
     at: int,
     new_id: Callable[[], str],
-    usable: Callable[[str], bool],
+    paused_for: Callable[[str], str],
 ) -> Order:
-    """The new order with its purchases at the first offer that can be used.
+    """The new order with its purchases at the first offer that can be used, and a note of every offer that can't.
 
-    `usable` tells whether a supplier account takes purchases now. Raises ProductNotOrderable or PriceAboveLimit;
-    nothing was stored then.
+    `paused_for` tells why a supplier account takes no purchases now, "" when it does. Raises ProductNotOrderable or
+    PriceAboveLimit; nothing was stored then.
     """
-    accounts = [offer for offer in product.offers if usable(offer.account)]
-    if not accounts:
-        raise ProductNotOrderable(product.product_id, "every supplier account that offers it is paused; try later")
-    offers = []
-    for offer in accounts:
+    offers: list[Offer] = []
+    left_out: list[LeftOut] = []
+    for place, offer in enumerate(product.offers):
         limit = offer.max_unit_cost
         if request.max_unit_price is not None:
             limit = min(limit, request.max_unit_price)
-        if offer.unit_cost <= limit:
+        paused = paused_for(offer.account)
+        if not paused and offer.unit_cost <= limit:
             offers.append(
                 Offer(
                     account=offer.account,
@@ -119,10 +118,20 @@ def make_order(
                     parameters=dict(offer.parameters),
                 )
             )
+            continue
+        left_out.append(
+            LeftOut(
+                place=place,
+                account=offer.account,
+                supplier_product=offer.supplier_product,
+                unit_cost=offer.unit_cost,
+                unit_limit=limit,
+                reason=LeftOutFor.PAUSED if paused else LeftOutFor.PRICE_ABOVE_LIMIT,
+                detail=paused,
+            )
+        )
     if not offers:
-        cheapest = min(accounts, key=lambda offer: offer.unit_cost)
-        limit = cheapest.max_unit_cost if request.max_unit_price is None else request.max_unit_price
-        raise PriceAboveLimit(product.product_id, cheapest.unit_cost, limit)
+        raise _unusable(request, product, left_out)
     order = Order(
         client_id=request.client_id,
         order_id=new_id(),
@@ -135,7 +144,20 @@ def make_order(
         supplier_parameters=request.supplier_parameters,
         metadata=request.metadata,
         offers=tuple(offers),
+        left_out=tuple(left_out),
         created_at=at,
         updated_at=at,
     )
     return replace(order, purchases=moves.plan(order, 0, range(request.quantity), new_id))
+
+
+def _unusable(
+    request: OrderRequest, product: Product, left_out: Sequence[LeftOut]
+) -> ProductNotOrderable | PriceAboveLimit:
+    """Why none of a product's offers can be used."""
+    too_dear = [offer for offer in left_out if offer.reason is LeftOutFor.PRICE_ABOVE_LIMIT]
+    if not too_dear:
+        return ProductNotOrderable(product.product_id, "every supplier account that offers it is paused; try later")
+    cheapest = min(too_dear, key=lambda offer: offer.unit_cost)
+    limit = product.offers[cheapest.place].max_unit_cost if request.max_unit_price is None else request.max_unit_price
+    return PriceAboveLimit(product.product_id, cheapest.unit_cost, limit)

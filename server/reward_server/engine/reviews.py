@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import deciding
 from reward_server.domain.deciding import OpenReview, Situation, Verdict, open_reviews
@@ -89,7 +90,7 @@ class Reviews:
         audit = AuditEntry(
             at=self._clock.now_ms(),
             by=verdict.by,
-            what=verdict.decision,
+            what=verdict.what,
             reason=verdict.reason,
             account=account,
             order_id=order_id,
@@ -102,7 +103,7 @@ class Reviews:
         order = await self._to_its_end(self._ledger.decide(key, decide, audit))
         log.info(
             "order resolved",
-            decision=str(verdict.decision),
+            decision=verdict.what,
             by=verdict.by,
             why=verdict.reason,
             order_state=str(order.state),
@@ -151,7 +152,9 @@ class Reviews:
         return account
 
     async def _pause(self, account: Account, hold: Hold) -> None:
+        probes.probe("pause.storing")
         await self._store.hold(hold, _audit_of(hold, "pause"))
+        probes.probe("pause.stored")
         account.pause(hold)
         log.warning("account paused by an operator", account=hold.account, by=hold.by, why=hold.reason)
 
@@ -162,7 +165,9 @@ class Reviews:
         return account
 
     async def _resume(self, account: Account, asked: Hold) -> None:
+        probes.probe("resume.storing")
         await self._store.end_hold(_audit_of(asked, "resume"))
+        probes.probe("resume.stored")
         account.resume()
         log.warning("account resumed by an operator", account=asked.account, by=asked.by, why=asked.reason)
         self._woken(account)

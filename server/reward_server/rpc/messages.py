@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import date
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
@@ -12,9 +13,12 @@ from google.type import date_pb2, money_pb2
 from reward_adapters.contract import AfterSale, Card, CardKind, ProductKind, Recipient, RecipientKind
 from reward_adapters.money import UNITS_PER_YUAN, Money
 from reward_server.catalogue import FormField, Product
+from reward_server.domain.choosing import Choice, OfferUse, choices
 from reward_server.domain.order import (
     EVIDENCE_LIMIT,
+    Attempt,
     Evidence,
+    Failure,
     FailureReason,
     Order,
     OrderState,
@@ -24,6 +28,7 @@ from reward_server.domain.order import (
     ReviewReason,
 )
 from reward_server.engine.ordering import NotOrderable
+from reward_server.engine.outlook import Outlook
 from reward_server.hub import Cards
 from reward_server.outline import outline
 from reward_server.store import KeptAnswer
@@ -34,6 +39,8 @@ from rewardservice.v1 import reward_service_pb2 as reward_pb
 CURRENCY = "CNY"
 NANOS_PER_UNIT = 100_000
 """Billionths of a yuan in the 1/10,000 yuan that the program counts in."""
+UNKNOWN = Outlook()
+"""Of a purchase that nobody here waits for."""
 MASK = "****"
 """Of one length, whatever it hides."""
 SHOWN_CHARACTERS = 4
@@ -55,6 +62,7 @@ PRODUCT_KINDS = _table(ProductKind, "PRODUCT_KIND", pb.ProductKind.items())
 FAILURE_REASONS = _table(FailureReason, "FAILURE_REASON", pb.FailureReason.items())
 REVIEW_REASONS = _table(ReviewReason, "REVIEW_REASON", pb.ReviewReason.items())
 PURCHASE_STATES = _table(PurchaseState, "PURCHASE_STATE", pb.PurchaseState.items())
+OFFER_USES = _table(OfferUse, "OFFER_USE", pb.OfferUse.items())
 AFTER_SALES = _table(AfterSale, "AFTER_SALE", pb.AfterSale.items())
 CARD_KINDS = _table(CardKind, "CARD_KIND", pb.CardKind.items())
 RECIPIENT_KINDS = _table(RecipientKind, "RECIPIENT_KIND", catalog_pb.RecipientKind.items())
@@ -166,8 +174,10 @@ def card_message(
 # --- Orders -----------------------------------------------------------------------------------------------------------
 
 
-def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
-    """An order with its cards as of its version."""
+def order_message(
+    order: Order, cards: Cards, view: View, outlook: Mapping[str, Outlook] = MappingProxyType({})
+) -> pb.Order:
+    """An order with its cards as of its version. `outlook` tells for view EXPLAINED what its purchases wait for."""
     full = view is View.FULL
     after_sales = {card.card_no: card.after_sale for purchase in order.purchases for card in purchase.cards}
     message = pb.Order(
@@ -196,10 +206,10 @@ def order_message(order: Order, cards: Cards, view: View) -> pb.Order:
         cancel_requested_time=_time(order.cancel_requested_at),
     )
     if order.failure is not None:
-        message.failure.reason = FAILURE_REASONS[order.failure.reason]
-        message.failure.message = order.failure.message
+        message.failure.CopyFrom(_failure(order.failure))
     if view is View.EXPLAINED:
-        message.purchases.extend(_purchase(order, purchase) for purchase in order.purchases)
+        message.offers.extend(_offer(choice) for choice in choices(order))
+        message.purchases.extend(_purchase(order, each, outlook.get(each.number, UNKNOWN)) for each in order.purchases)
     return message
 
 
@@ -210,7 +220,23 @@ def for_operators(order: Order) -> Order:
     return replace(order, recipient=replace(order.recipient, value=order.recipient.masked()))
 
 
-def _purchase(order: Order, purchase: PurchaseRecord) -> pb.Purchase:
+def _failure(failure: Failure) -> pb.Failure:
+    return pb.Failure(reason=FAILURE_REASONS[failure.reason], message=failure.message)
+
+
+def _offer(choice: Choice) -> pb.Offer:
+    return pb.Offer(
+        supplier=choice.account,
+        supplier_product=choice.supplier_product,
+        unit_cost=money_message(choice.unit_cost),
+        unit_limit=money_message(choice.unit_limit),
+        use=OFFER_USES[choice.use],
+        why=choice.why,
+        purchase_numbers=choice.numbers,
+    )
+
+
+def _purchase(order: Order, purchase: PurchaseRecord, outlook: Outlook) -> pb.Purchase:
     offer = order.offers[purchase.offer]
     review = pb.REVIEW_REASON_UNSPECIFIED if purchase.review is None else REVIEW_REASONS[purchase.review]
     return pb.Purchase(
@@ -227,6 +253,22 @@ def _purchase(order: Order, purchase: PurchaseRecord) -> pb.Purchase:
         review_reason=review,
         review_items=[_review_item(item) for item in purchase.items],
         settled_time=_time(purchase.settled_at),
+        send_deadline=_time(outlook.send_deadline),
+        settle_deadline=_time(outlook.settle_deadline),
+        looks=outlook.looks.made,
+        last_look_time=_time(outlook.looks.last_at),
+        last_look=outlook.looks.last,
+        next_look_time=_time(outlook.looks.next_at),
+        waits_for=outlook.waits_for,
+        failure=None if purchase.failure is None else _failure(purchase.failure),
+        refunded=_money(purchase.refunded),
+        attempts=[_attempt(attempt) for attempt in purchase.attempts],
+    )
+
+
+def _attempt(attempt: Attempt) -> pb.Attempt:
+    return pb.Attempt(
+        time=timestamp(attempt.at), waited_since=_time(attempt.waited_since), waited_for=attempt.waited_for
     )
 
 

@@ -179,7 +179,7 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
             name=account.name,
             adapter=account.plan.adapter,
             state=_STATES[standing.state],
-            state_reason=_text(standing.why),
+            state_reason=_text(": ".join(filter(None, (standing.why, standing.detail)))),
             state_end_time=timestamp(standing.until) if standing.until else None,
             in_flight=account.in_flight,
             max_in_flight=account.plan.max_in_flight,

@@ -1,5 +1,6 @@
 """What the edge needs from the rest of the server."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from reward_adapters.contract import Card
@@ -7,6 +8,7 @@ from reward_server.access import Caller
 from reward_server.catalogue import Product
 from reward_server.domain.order import Order
 from reward_server.engine.ordering import NotOrderable, OrderRequest
+from reward_server.engine.outlook import Outlook
 from reward_server.store import Created
 
 
@@ -24,6 +26,9 @@ class Ordering(Protocol):
 
         Cancelling the caller cancels nothing that was begun.
         """
+
+    def outlook(self, order: Order) -> Mapping[str, Outlook]:
+        """What each purchase of an order waits for at this moment, by number; lacks what nobody knows."""
 
     def orderable(self, product: Product) -> NotOrderable | None:
         """Why the product can't be ordered at the moment; None when it can."""

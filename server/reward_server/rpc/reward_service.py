@@ -174,10 +174,11 @@ class RewardService(pb_grpc.RewardServiceServicer):
 
     async def _message(self, order: Order, view: View) -> Any:
         [cards] = await self._parts.cards.read([order])
-        message = order_message(order, cards, view)
-        if view is View.EXPLAINED:
-            async for kept, opened in self._parts.cards.answers(order):
-                add_answer(message, kept, opened)
+        if view is not View.EXPLAINED:
+            return order_message(order, cards, view)
+        message = order_message(order, cards, view, self._ordering.outlook(order))
+        async for kept, opened in self._parts.cards.answers(order):
+            add_answer(message, kept, opened)
         return message
 
     async def _updates(self, client_id: str, asked: UpdatesRequest, after: int, head: Head) -> _Page:

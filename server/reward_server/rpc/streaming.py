@@ -1,10 +1,12 @@
 """One stream of order updates, from its first message to its end."""
 
 import asyncio
+import math
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import grpc.aio
 
@@ -23,6 +25,80 @@ STALL_SECONDS = 60.0
 """One write blocked for so long ends the stream."""
 RETRY_SECONDS = (0.2, 2.0)
 """Clients of a draining server come back spread over this time, not all at once."""
+BEAT_SECONDS = 0.25
+"""Heartbeats are up to so much late, so that those of thousands of silent streams share one timer."""
+BEATS_AT_ONCE = 100
+"""Streams woken before others have their turn: some milliseconds of work, also when all came back at once."""
+
+
+class Timed(Protocol):
+    """Somebody whose time comes again and again."""
+
+    slot: int
+    """Where `Beats` keeps it."""
+
+    def look(self, now: float) -> float | None:
+        """Does what is due; says when to look again, if at all."""
+
+
+class Beats:
+    """Tells streams when their time has come, with one timer for all of them.
+
+    Whoever is due within the same quarter of a second is told together; between these moments nothing runs. Belongs
+    to one event loop.
+    """
+
+    __slots__ = ("_due", "_slots", "_timer", "_timer_slot")
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Timed]] = {}
+        """Who is due by the end of which quarter of a second of the loop's time: at most 240 of them."""
+        self._due: deque[Timed] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_slot = 0
+
+    def add(self, stream: Timed, when: float) -> None:
+        """Calls `stream.look` at a time of the loop or up to BEAT_SECONDS later, and again as it answers."""
+        slot = stream.slot = math.ceil(when / BEAT_SECONDS)
+        self._slots.setdefault(slot, set()).add(stream)
+        if self._timer is None or slot < self._timer_slot:
+            self._arm(slot)
+
+    def discard(self, stream: Timed) -> None:
+        """Forgets a stream that has ended; one that is about to be told must know by itself."""
+        slot = self._slots.get(stream.slot)
+        if slot is not None:
+            slot.discard(stream)
+            if not slot:
+                del self._slots[stream.slot]
+
+    def _arm(self, slot: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_slot = slot
+        self._timer = asyncio.get_running_loop().call_at(slot * BEAT_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        idle = not self._due
+        for slot in [slot for slot in self._slots if slot * BEAT_SECONDS <= now]:
+            self._due.extend(self._slots.pop(slot))
+        if self._due and idle:
+            self._tell()
+        if self._slots and self._timer is None:
+            self._arm(min(self._slots))
+
+    def _tell(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for _ in range(min(len(self._due), BEATS_AT_ONCE)):
+            stream = self._due.popleft()
+            again = stream.look(now)
+            if again is not None:
+                self.add(stream, again)
+        if self._due:
+            loop.call_soon(self._tell)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +112,7 @@ class StreamParts:
     metrics: RpcMetrics
     now_ms: Callable[[], int]
     stall_seconds: float = STALL_SECONDS
+    beats: Beats = field(default_factory=Beats)
 
 
 class _Stalled(Exception):
@@ -45,10 +122,12 @@ class _Stalled(Exception):
 class _Writer:
     """Writes to one reader, notices silence and a blocked write.
 
-    One timer serves both, set anew only when it goes off: a busy stream pays one assignment per message for it.
+    A busy stream pays one assignment per message for it: how long it was silent is looked at only now and then.
     """
 
     __slots__ = (
+        "_beats",
+        "_closed",
         "_context",
         "_heartbeat",
         "_loop",
@@ -56,22 +135,26 @@ class _Writer:
         "_stall",
         "_stalled",
         "_task",
-        "_timer",
         "_wake",
         "_writing",
         "_written",
+        "slot",
     )
 
     def __init__(
         self,
         context: grpc.aio.ServicerContext[Any, bytes],
+        beats: Beats,
         *,
         heartbeat: float,
         stall: float,
         wake: Callable[[], None],
         sent: Count,
     ) -> None:
+        self.slot = 0
+        """Where `Beats` keeps it."""
         self._context = context
+        self._beats = beats
         self._heartbeat = heartbeat
         self._stall = stall
         self._wake = wake
@@ -81,7 +164,8 @@ class _Writer:
         self._written = self._loop.time()
         self._writing: float | None = None
         self._stalled = False
-        self._timer = self._loop.call_later(min(heartbeat, stall), self._tick)
+        self._closed = False
+        beats.add(self, self._written + min(heartbeat, stall))
 
     @property
     def is_silent(self) -> bool:
@@ -112,22 +196,25 @@ class _Writer:
 
     def close(self) -> None:
         """Stops watching the time."""
-        self._timer.cancel()
+        self._closed = True
+        self._beats.discard(self)
 
-    def _tick(self) -> None:
-        now = self._loop.time()
+    def look(self, now: float) -> float | None:
+        """Wakes a stream that owes a heartbeat, ends one whose write is stuck; says when to look again, if at all."""
+        if self._closed:
+            return None
         if self._writing is not None:
             again = self._writing + self._stall
             if now >= again and self._task is not None:
                 self._stalled = True
                 self._task.cancel()
-                return
+                return None
         else:
             again = self._written + self._heartbeat
             if now >= again:
                 self._wake()
                 again = now + self._heartbeat
-        self._timer = self._loop.call_at(min(again, now + self._stall), self._tick)
+        return min(again, now + self._stall)
 
 
 class _Remaining:
@@ -186,6 +273,7 @@ class UpdateStream:
             watcher.start(self._position, self._head)
             writer = _Writer(
                 self._context,
+                parts.beats,
                 heartbeat=request.heartbeat,
                 stall=parts.stall_seconds,
                 wake=watcher.wake,

@@ -15,7 +15,7 @@ from google.type import money_pb2
 from reward_adapters.contract import Card, CardKind, ProductKind, Recipient, RecipientKind
 from reward_adapters.money import MAX_YUAN, UNITS_PER_YUAN, Money
 from reward_server.access import Caller, Permission
-from reward_server.domain.deciding import Decision, Verdict
+from reward_server.domain.deciding import Decision, Rest, Verdict
 from reward_server.domain.order import OrderState, ReviewReason
 from reward_server.engine.ordering import OrderRequest
 from reward_server.errors import CardsNotPermitted, InvalidRequest, Violation
@@ -69,6 +69,7 @@ _DECISIONS: Mapping[int, Decision] = {
     operator_pb.DECISION_BUY_AGAIN: Decision.BUY_AGAIN,
     operator_pb.DECISION_DISMISS: Decision.DISMISS,
 }
+_RESTS: Mapping[int, Rest] = {operator_pb.REST_FAIL: Rest.FAIL, operator_pb.REST_BUY_AGAIN: Rest.BUY_AGAIN}
 
 
 class Start(Enum):
@@ -589,12 +590,17 @@ def resolve_request(request: operator_pb.ResolveOrderRequest, caller: Caller) ->
             check.fail("cards", "only with DELIVERED")
         if request.deliver_kept_cards:
             check.fail("deliver_kept_cards", "only with DELIVERED")
+        if request.rest:
+            check.fail("rest", "only with DELIVERED")
+    if request.rest and request.rest not in _RESTS:
+        check.fail("rest", "must be FAIL or BUY_AGAIN")
     verdict = Verdict(
         decision=decision or Decision.DISMISS,
         reason=check.reason("reason", request.reason),
         by=check.by("actor", request.actor, caller),
         cards=check.cards("cards", request.cards),
         kept=request.deliver_kept_cards,
+        rest=_RESTS.get(request.rest),
     )
     check.finish()
     return ResolveRequest(order_id, request.purchase_number, verdict)

@@ -33,7 +33,9 @@ class _SupplierStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Supplie
     SUPPLIER_STATE_READY: _SupplierState.ValueType  # 1
     """They are."""
     SUPPLIER_STATE_RESTING: _SupplierState.ValueType  # 2
-    """Not for a moment: it couldn't be reached, or asked us to wait. Orders are taken, and sent when the rest is over."""
+    """Not for a moment: it couldn't be reached, asked us to wait, or left purchases unanswered. Orders are taken, and sent
+    when the rest is over.
+    """
     SUPPLIER_STATE_PAUSED: _SupplierState.ValueType  # 3
     """No: it refuses us (signature, address, permission), or an operator paused it. Products that only this account sells
     aren't orderable.
@@ -47,7 +49,9 @@ SUPPLIER_STATE_UNSPECIFIED: SupplierState.ValueType  # 0
 SUPPLIER_STATE_READY: SupplierState.ValueType  # 1
 """They are."""
 SUPPLIER_STATE_RESTING: SupplierState.ValueType  # 2
-"""Not for a moment: it couldn't be reached, or asked us to wait. Orders are taken, and sent when the rest is over."""
+"""Not for a moment: it couldn't be reached, asked us to wait, or left purchases unanswered. Orders are taken, and sent
+when the rest is over.
+"""
 SUPPLIER_STATE_PAUSED: SupplierState.ValueType  # 3
 """No: it refuses us (signature, address, permission), or an operator paused it. Products that only this account sells
 aren't orderable.
@@ -65,7 +69,8 @@ class _DecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decision.Val
     DECISION_DELIVERED: _Decision.ValueType  # 1
     """It was delivered. Of a card product the client gets as many cards as the purchase has units, those that it has already
     counted: the kept ones (`deliver_kept_cards`), those in `cards`, or both. Also for a dead purchase that the supplier
-    delivered after all (LATE_SUCCESS), unless its units were bought again since.
+    delivered after all (LATE_SUCCESS), unless its units were bought again since. With fewer cards than units only where
+    `rest` says what becomes of the other units.
     """
     DECISION_FAIL: _Decision.ValueType  # 2
     """It wasn't bought, or the money came back: it is dead and its units fail. Units whose cards the client has stay
@@ -86,7 +91,8 @@ DECISION_UNSPECIFIED: Decision.ValueType  # 0
 DECISION_DELIVERED: Decision.ValueType  # 1
 """It was delivered. Of a card product the client gets as many cards as the purchase has units, those that it has already
 counted: the kept ones (`deliver_kept_cards`), those in `cards`, or both. Also for a dead purchase that the supplier
-delivered after all (LATE_SUCCESS), unless its units were bought again since.
+delivered after all (LATE_SUCCESS), unless its units were bought again since. With fewer cards than units only where
+`rest` says what becomes of the other units.
 """
 DECISION_FAIL: Decision.ValueType  # 2
 """It wasn't bought, or the money came back: it is dead and its units fail. Units whose cards the client has stay
@@ -99,6 +105,30 @@ with a sending deadline of their own. Refused when the client cancelled the orde
 DECISION_DISMISS: Decision.ValueType  # 4
 """What stands beside the state was dealt with: all of the purchase's review items are closed, nothing else changes."""
 Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+class _Rest:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RestEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Rest.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REST_UNSPECIFIED: _Rest.ValueType  # 0
+    """There are none: the client has as many cards as the purchase has units."""
+    REST_FAIL: _Rest.ValueType  # 1
+    """They fail."""
+    REST_BUY_AGAIN: _Rest.ValueType  # 2
+    """They are bought anew, as with BUY_AGAIN."""
+
+class Rest(_Rest, metaclass=_RestEnumTypeWrapper):
+    """What becomes of the units of a purchase that no card came for, where others were delivered."""
+
+REST_UNSPECIFIED: Rest.ValueType  # 0
+"""There are none: the client has as many cards as the purchase has units."""
+REST_FAIL: Rest.ValueType  # 1
+"""They fail."""
+REST_BUY_AGAIN: Rest.ValueType  # 2
+"""They are bought anew, as with BUY_AGAIN."""
+Global___Rest: _TypeAlias = Rest  # noqa: Y015
 
 @_typing.final
 class Supplier(_message.Message):
@@ -789,6 +819,7 @@ class ResolveOrderRequest(_message.Message):
     DELIVER_KEPT_CARDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
+    REST_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """The order. Required."""
     purchase_number: _builtins.str
@@ -801,6 +832,10 @@ class ResolveOrderRequest(_message.Message):
     """Why: 1 to 500 characters. Recorded; where units fail, the client reads it in `Order.failure`. Required."""
     actor: _builtins.str
     """The person who decides, where several share a key: at most 64 characters. Recorded beside the client id of the key."""
+    rest: Global___Rest.ValueType
+    """With DELIVERED, of a card product: the client has or gets cards for some of the purchase's units, the supplier sends no
+    more of them, and this becomes of the others. Refused where there is a card for every unit, or none at all.
+    """
     @_builtins.property
     def cards(self) -> _containers.RepeatedCompositeFieldContainer[Global___EnteredCard]:
         """With DELIVERED: the cards, at most 100, no text of them longer than 2,000 characters. They are sealed like those of
@@ -817,10 +852,11 @@ class ResolveOrderRequest(_message.Message):
         deliver_kept_cards: _builtins.bool = ...,
         reason: _builtins.str = ...,
         actor: _builtins.str = ...,
+        rest: Global___Rest.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cards", b"cards", "decision", b"decision", "deliver_kept_cards", b"deliver_kept_cards", "order_id", b"order_id", "purchase_number", b"purchase_number", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "cards", b"cards", "decision", b"decision", "deliver_kept_cards", b"deliver_kept_cards", "order_id", b"order_id", "purchase_number", b"purchase_number", "reason", b"reason", "rest", b"rest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1000,7 +1036,9 @@ class AuditEntry(_message.Message):
     by: _builtins.str
     """Who took it: the client id of the key, and the person where one was named, as in "operator (Li)"."""
     what: _builtins.str
-    """What was decided: "delivered", "fail", "buy_again", "dismiss", "pause" or "resume"."""
+    """What was decided: "delivered", "delivered_rest_fail", "delivered_rest_buy_again", "fail", "buy_again", "dismiss", "pause" or
+    "resume".
+    """
     supplier: _builtins.str
     """The supplier account."""
     order_id: _builtins.str

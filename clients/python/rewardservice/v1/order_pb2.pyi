@@ -274,7 +274,9 @@ class _OrderViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OrderView.V
     ORDER_VIEW_FULL: _OrderView.ValueType  # 2
     """The order with its cards. Needs the permission to read cards."""
     ORDER_VIEW_EXPLAINED: _OrderView.ValueType  # 3
-    """BASIC plus the purchases: which supplier, when, attempts, evidence. No card secret. Unary calls only."""
+    """BASIC plus the whole story: which offers there were and why which was used, the purchases with their deadlines,
+    attempts, looks and evidence, and what each waits for. No card secret. Unary calls only.
+    """
 
 class OrderView(_OrderView, metaclass=_OrderViewEnumTypeWrapper):
     """How much of an order an answer shows."""
@@ -286,7 +288,9 @@ ORDER_VIEW_BASIC: OrderView.ValueType  # 1
 ORDER_VIEW_FULL: OrderView.ValueType  # 2
 """The order with its cards. Needs the permission to read cards."""
 ORDER_VIEW_EXPLAINED: OrderView.ValueType  # 3
-"""BASIC plus the purchases: which supplier, when, attempts, evidence. No card secret. Unary calls only."""
+"""BASIC plus the whole story: which offers there were and why which was used, the purchases with their deadlines,
+attempts, looks and evidence, and what each waits for. No card secret. Unary calls only.
+"""
 Global___OrderView: _TypeAlias = OrderView  # noqa: Y015
 
 class _CardKind:
@@ -364,6 +368,42 @@ PURCHASE_STATE_DEAD: PurchaseState.ValueType  # 5
 PURCHASE_STATE_UNKNOWN: PurchaseState.ValueType  # 6
 """It may or may not have been taken."""
 Global___PurchaseState: _TypeAlias = PurchaseState  # noqa: Y015
+
+class _OfferUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OfferUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OfferUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OFFER_USE_UNSPECIFIED: _OfferUse.ValueType  # 0
+    """Never sent by the server."""
+    OFFER_USE_USED: _OfferUse.ValueType  # 1
+    """Something was bought there, or was to be."""
+    OFFER_USE_NOT_NEEDED: _OfferUse.ValueType  # 2
+    """It comes after those that were used, and none of them made it necessary so far."""
+    OFFER_USE_NOT_TRIED: _OfferUse.ValueType  # 3
+    """What came before it failed in a way that doesn't let another offer be tried."""
+    OFFER_USE_PAUSED: _OfferUse.ValueType  # 4
+    """Its account was paused when the order was made. It isn't used for this order any more."""
+    OFFER_USE_PRICE_ABOVE_LIMIT: _OfferUse.ValueType  # 5
+    """Its unit cost was above the limit when the order was made. It isn't used for this order any more."""
+
+class OfferUse(_OfferUse, metaclass=_OfferUseEnumTypeWrapper):
+    """What became of one way to buy an order's product."""
+
+OFFER_USE_UNSPECIFIED: OfferUse.ValueType  # 0
+"""Never sent by the server."""
+OFFER_USE_USED: OfferUse.ValueType  # 1
+"""Something was bought there, or was to be."""
+OFFER_USE_NOT_NEEDED: OfferUse.ValueType  # 2
+"""It comes after those that were used, and none of them made it necessary so far."""
+OFFER_USE_NOT_TRIED: OfferUse.ValueType  # 3
+"""What came before it failed in a way that doesn't let another offer be tried."""
+OFFER_USE_PAUSED: OfferUse.ValueType  # 4
+"""Its account was paused when the order was made. It isn't used for this order any more."""
+OFFER_USE_PRICE_ABOVE_LIMIT: OfferUse.ValueType  # 5
+"""Its unit cost was above the limit when the order was made. It isn't used for this order any more."""
+Global___OfferUse: _TypeAlias = OfferUse  # noqa: Y015
 
 @_typing.final
 class PhoneNumber(_message.Message):
@@ -558,6 +598,43 @@ class Failure(_message.Message):
 Global___Failure: _TypeAlias = Failure  # noqa: Y015
 
 @_typing.final
+class Attempt(_message.Message):
+    """One attempt to send a purchase, and why it wasn't made before (view EXPLAINED)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    WAITED_SINCE_FIELD_NUMBER: _builtins.int
+    WAITED_FOR_FIELD_NUMBER: _builtins.int
+    waited_for: _builtins.str
+    """What it waited for until then, in the words of `Purchase.waits_for`; also the start of the server, an answer after
+    which it is sent again, or an operator's decision. Several things are parted by semicolons. Empty when it was sent at
+    once. Scrubbed of secrets; for people; it may change.
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When the intention to send was committed; the request is written right after it or not at all."""
+
+    @_builtins.property
+    def waited_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it had waited to be sent. Absent when it was sent at once."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        waited_since: _timestamp_pb2.Timestamp | None = ...,
+        waited_for: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "waited_since", b"waited_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "waited_for", b"waited_for", "waited_since", b"waited_since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
+
+@_typing.final
 class Evidence(_message.Message):
     """One piece of evidence about a purchase, in the order in which it came."""
 
@@ -687,6 +764,16 @@ class Purchase(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     REVIEW_ITEMS_FIELD_NUMBER: _builtins.int
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
+    SEND_DEADLINE_FIELD_NUMBER: _builtins.int
+    SETTLE_DEADLINE_FIELD_NUMBER: _builtins.int
+    LOOKS_FIELD_NUMBER: _builtins.int
+    LAST_LOOK_TIME_FIELD_NUMBER: _builtins.int
+    LAST_LOOK_FIELD_NUMBER: _builtins.int
+    NEXT_LOOK_TIME_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REFUNDED_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """The number we gave it at the supplier; used for nothing else, ever."""
     supplier: _builtins.str
@@ -703,9 +790,21 @@ class Purchase(_message.Message):
     """How often a request to buy was written to the supplier under this number."""
     review_reason: Global___ReviewReason.ValueType
     """Why it is in review, if it is."""
+    looks: _builtins.int
+    """How often the supplier was asked what became of it. Looks that bring no news are stored nowhere, so this and the next
+    three fields come from the memory of the server: they begin anew with its start, and are empty once it is settled.
+    """
+    last_look: _builtins.str
+    """What that look brought, in words of `Evidence.outcome` and the supplier's, scrubbed of secrets; also that it couldn't
+    be asked. For people; it may change.
+    """
+    waits_for: _builtins.str
+    """What it waits for at this moment, and why and until when if that is known; times are UTC. Empty when nothing is awaited.
+    For people; it may change.
+    """
     @_builtins.property
     def intent_time(self) -> _timestamp_pb2.Timestamp:
-        """When the intention to send was last committed."""
+        """When the intention to send was first committed. The settling deadline counts from here."""
 
     @_builtins.property
     def cost(self) -> _money_pb2.Money:
@@ -729,6 +828,40 @@ class Purchase(_message.Message):
     def settled_time(self) -> _timestamp_pb2.Timestamp:
         """When we stopped watching what was delivered."""
 
+    @_builtins.property
+    def send_deadline(self) -> _timestamp_pb2.Timestamp:
+        """After which it isn't sent any more, by the configuration as it is now. Absent when its account isn't configured any
+        more.
+        """
+
+    @_builtins.property
+    def settle_deadline(self) -> _timestamp_pb2.Timestamp:
+        """When a person has to look if it isn't settled, after one more look. Absent before the first intention to send, and
+        when its account isn't configured any more.
+        """
+
+    @_builtins.property
+    def last_look_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last asked about."""
+
+    @_builtins.property
+    def next_look_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is asked about next, by plan; a callback makes it sooner. Absent when no look is planned, or one is on its way."""
+
+    @_builtins.property
+    def failure(self) -> Global___Failure:
+        """Why it is dead. Not set on what the client cancelled."""
+
+    @_builtins.property
+    def refunded(self) -> _money_pb2.Money:
+        """What came back of the cost (CNY), where the supplier says so."""
+
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Every attempt to send it, oldest first: more than `sends` where some are proven to have written nothing. At most the
+        first 3 and the latest 7.
+        """
+
     def __init__(
         self,
         *,
@@ -746,14 +879,76 @@ class Purchase(_message.Message):
         answers: _abc.Iterable[Global___KeptAnswer] | None = ...,
         review_items: _abc.Iterable[Global___ReviewItem] | None = ...,
         settled_time: _timestamp_pb2.Timestamp | None = ...,
+        send_deadline: _timestamp_pb2.Timestamp | None = ...,
+        settle_deadline: _timestamp_pb2.Timestamp | None = ...,
+        looks: _builtins.int = ...,
+        last_look_time: _timestamp_pb2.Timestamp | None = ...,
+        last_look: _builtins.str = ...,
+        next_look_time: _timestamp_pb2.Timestamp | None = ...,
+        waits_for: _builtins.str = ...,
+        failure: Global___Failure | None = ...,
+        refunded: _money_pb2.Money | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "intent_time", b"intent_time", "settled_time", b"settled_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "failure", b"failure", "intent_time", b"intent_time", "last_look_time", b"last_look_time", "next_look_time", b"next_look_time", "refunded", b"refunded", "send_deadline", b"send_deadline", "settle_deadline", b"settle_deadline", "settled_time", b"settled_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "cost", b"cost", "evidence", b"evidence", "intent_time", b"intent_time", "number", b"number", "quantity", b"quantity", "review_items", b"review_items", "review_reason", b"review_reason", "sends", b"sends", "settled_time", b"settled_time", "state", b"state", "supplier", b"supplier", "supplier_product", b"supplier_product", "supplier_reference", b"supplier_reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "attempts", b"attempts", "cost", b"cost", "evidence", b"evidence", "failure", b"failure", "intent_time", b"intent_time", "last_look", b"last_look", "last_look_time", b"last_look_time", "looks", b"looks", "next_look_time", b"next_look_time", "number", b"number", "quantity", b"quantity", "refunded", b"refunded", "review_items", b"review_items", "review_reason", b"review_reason", "send_deadline", b"send_deadline", "sends", b"sends", "settle_deadline", b"settle_deadline", "settled_time", b"settled_time", "state", b"state", "supplier", b"supplier", "supplier_product", b"supplier_product", "supplier_reference", b"supplier_reference", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Purchase: _TypeAlias = Purchase  # noqa: Y015
+
+@_typing.final
+class Offer(_message.Message):
+    """One way to buy an order's product, as configured when the order was made (view EXPLAINED)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_FIELD_NUMBER: _builtins.int
+    SUPPLIER_PRODUCT_FIELD_NUMBER: _builtins.int
+    UNIT_COST_FIELD_NUMBER: _builtins.int
+    UNIT_LIMIT_FIELD_NUMBER: _builtins.int
+    USE_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    PURCHASE_NUMBERS_FIELD_NUMBER: _builtins.int
+    supplier: _builtins.str
+    """The configured supplier account."""
+    supplier_product: _builtins.str
+    """The supplier's product number."""
+    use: Global___OfferUse.ValueType
+    """Whether it was used."""
+    why: _builtins.str
+    """Why it was used, or wasn't. For people; it may change."""
+    @_builtins.property
+    def unit_cost(self) -> _money_pb2.Money:
+        """What one unit costs there by our configuration (CNY)."""
+
+    @_builtins.property
+    def unit_limit(self) -> _money_pb2.Money:
+        """The most that one unit may cost there (CNY): the client's limit or the offer's, whichever is lower."""
+
+    @_builtins.property
+    def purchase_numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The numbers of its purchases, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        supplier: _builtins.str = ...,
+        supplier_product: _builtins.str = ...,
+        unit_cost: _money_pb2.Money | None = ...,
+        unit_limit: _money_pb2.Money | None = ...,
+        use: Global___OfferUse.ValueType = ...,
+        why: _builtins.str = ...,
+        purchase_numbers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unit_cost", b"unit_cost", "unit_limit", b"unit_limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purchase_numbers", b"purchase_numbers", "supplier", b"supplier", "supplier_product", b"supplier_product", "unit_cost", b"unit_cost", "unit_limit", b"unit_limit", "use", b"use", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Offer: _TypeAlias = Offer  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):
@@ -823,6 +1018,7 @@ class Order(_message.Message):
     AFTER_SALE_FIELD_NUMBER: _builtins.int
     SETTLED_TIME_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_TIME_FIELD_NUMBER: _builtins.int
+    OFFERS_FIELD_NUMBER: _builtins.int
     order_id: _builtins.str
     """Our id, 26 characters, sorts by time of creation."""
     client_order_id: _builtins.str
@@ -895,6 +1091,10 @@ class Order(_message.Message):
     def cancel_requested_time(self) -> _timestamp_pb2.Timestamp:
         """When the client wished to cancel it. Nothing new is sent from then on; what was sent ends by evidence."""
 
+    @_builtins.property
+    def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
+        """Every offer of its product when it was made, in the order in which they are tried. In view EXPLAINED only."""
+
     def __init__(
         self,
         *,
@@ -920,10 +1120,11 @@ class Order(_message.Message):
         after_sale: Global___AfterSale.ValueType = ...,
         settled_time: _timestamp_pb2.Timestamp | None = ...,
         cancel_requested_time: _timestamp_pb2.Timestamp | None = ...,
+        offers: _abc.Iterable[Global___Offer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_requested_time", b"cancel_requested_time", "create_time", b"create_time", "failure", b"failure", "max_unit_price", b"max_unit_price", "recipient", b"recipient", "settled_time", b"settled_time", "total_cost", b"total_cost", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "cancel_requested_time", b"cancel_requested_time", "cards", b"cards", "client_order_id", b"client_order_id", "create_time", b"create_time", "delivered_quantity", b"delivered_quantity", "failure", b"failure", "max_unit_price", b"max_unit_price", "metadata", b"metadata", "order_id", b"order_id", "product_id", b"product_id", "product_kind", b"product_kind", "purchases", b"purchases", "quantity", b"quantity", "recipient", b"recipient", "review_reasons", b"review_reasons", "settled_time", b"settled_time", "state", b"state", "supplier_parameters", b"supplier_parameters", "total_cost", b"total_cost", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "cancel_requested_time", b"cancel_requested_time", "cards", b"cards", "client_order_id", b"client_order_id", "create_time", b"create_time", "delivered_quantity", b"delivered_quantity", "failure", b"failure", "max_unit_price", b"max_unit_price", "metadata", b"metadata", "offers", b"offers", "order_id", b"order_id", "product_id", b"product_id", "product_kind", b"product_kind", "purchases", b"purchases", "quantity", b"quantity", "recipient", b"recipient", "review_reasons", b"review_reasons", "settled_time", b"settled_time", "state", b"state", "supplier_parameters", b"supplier_parameters", "total_cost", b"total_cost", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,6 +113,11 @@ def _set_up_writer(writer: apsw.Connection) -> None:
         journal_size_limit=_WAL_KEPT_BYTES,
         cache_size=-_WRITE_CACHE_KIB,
     )
+    # A process killed between the write of its last commit and the sync of it left a log that only the system's memory
+    # may hold. What is read of it is acknowledged from now on, so it goes to the disk first: this syncs both files.
+    [(busy, _, _)] = writer.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    if busy:
+        raise StoreRefused("another program holds the database: what its log has can't be brought to the disk")
 
 
 def _pragmas(connection: apsw.Connection, **settings: str | int) -> None:
