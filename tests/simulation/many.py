@@ -5,6 +5,7 @@ writes down what the store was asked, for `tests/store/histories/`.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
@@ -75,6 +76,15 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def _results(seeds: range, orders: int, keep_history: bool, jobs: int) -> Iterator[Result]:
+    """In the order of the seeds."""
+    if jobs == 1:
+        yield from (_play(seed, orders, keep_history) for seed in seeds)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=100) as pool:
+        yield from pool.map(_play, seeds, repeat(orders), repeat(keep_history))
+
+
 def main() -> int:
     """The program."""
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
@@ -82,6 +92,7 @@ def main() -> int:
     parser.add_argument("--orders", type=int, default=50, help="orders per seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="seeds at a time")
     parser.add_argument("--history", type=Path, help="where to write what the store of the (last) seed was asked")
+    parser.add_argument("--json", action="store_true", help="end with one line of JSON for programs")
     parser.add_argument("--until-broken", action="store_true", help="stop at the first seed that breaks a promise")
     parser.add_argument("--digests", action="store_true", help="tell of each seed what tells two runs apart")
     arguments = parser.parse_args()
@@ -95,18 +106,18 @@ def main() -> int:
     first, _, last = arguments.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
     total = Total()
-    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn"), max_tasks_per_child=100) as pool:
-        for result in pool.map(_play, seeds, repeat(arguments.orders), repeat(arguments.history is not None)):
-            total.add(result)
-            if arguments.digests:
-                say(f"seed {result.seed}: {result.digest} {result.steps} steps")
-            for violation in result.violations:
-                say(f"seed {result.seed}: {violation}")
-            if arguments.history is not None:
-                result.history.told = f"seed {result.seed}, {arguments.orders} orders: {result.violations or 'green'}"
-                result.history.write(arguments.history)
-            if arguments.until_broken and result.violations:
-                pool.shutdown(cancel_futures=True)
-                break
+    for result in _results(seeds, arguments.orders, arguments.history is not None, arguments.jobs):
+        total.add(result)
+        if arguments.digests:
+            say(f"seed {result.seed}: {result.digest} {result.steps} steps")
+        for violation in result.violations:
+            say(f"seed {result.seed}: {violation}")
+        if arguments.history is not None:
+            result.history.told = f"seed {result.seed}, {arguments.orders} orders: {result.violations or 'green'}"
+            result.history.write(arguments.history)
+        if arguments.until_broken and result.violations:
+            break
     say("\n".join(total.lines()))
+    if arguments.json:
+        say(json.dumps(vars(total)))
     return 1 if total.broken else 0

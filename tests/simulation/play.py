@@ -509,10 +509,10 @@ class Simulation:
 
     async def _stand_still(self, server: Server) -> bool:
         """Stops a process at any time, or in front of a purchase whose intention is on disk; False when it died."""
-        if self.chance.random() < 0.5:
+        if self.chance.random() < 0.8:
             self._freezing = self.loop.create_future()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._freezing, 20.0)
+                await asyncio.wait_for(self._freezing, 60.0)
             self._freezing = None
         while server.party.alive and not server.party.frozen and not self._may_freeze(server):
             await asyncio.sleep(0.01)
@@ -591,8 +591,9 @@ class Simulation:
             self.loop.call_soon_in(self._suppliers, gate.reset)
             self.sandbox.desk(kind).callback_order = "now"
             self.loop.call_soon_in(self._suppliers, lambda kind=kind: self._release(kind))
-        for server in list(self.frozen):
-            self._die(server, power=False)
+        while self.frozen:  # noqa: ASYNC110 - the time is the simulation's own
+            # Who stands still wakes up first, to what others made of its orders meanwhile.
+            await asyncio.sleep(5.0)
         if self.server is not None:
             self._die(self.server, power=False)
         self._disk.full = self._disk.failing = self._disk.catching = False
