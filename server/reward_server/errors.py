@@ -157,11 +157,12 @@ class MessageTooLarge(RewardError):
 
 
 class ReaderTooSlow(RewardError):
-    """A stream's reader took too long; nothing was dropped, it continues with the token."""
+    """A stream's reader took too long; nothing was dropped, it continues with the token. "" = inside of a snapshot."""
 
     def __init__(self, token: str) -> None:
         self.token = token
-        super().__init__("the stream's reader took too long; continue with AFTER(resume_token)")
+        how = "continue with AFTER(resume_token)" if token else "the snapshot wasn't complete: begin it again"
+        super().__init__(f"the stream's reader took too long; {how}")
 
 
 class ServerDraining(RewardError):

@@ -56,6 +56,20 @@ async def test_a_stuck_reader_ends_with_its_token_and_harms_nobody(tmp_path: Pat
         rest.cancel()
 
 
+async def test_a_reader_stuck_in_a_snapshot_has_no_token_to_continue_with(tmp_path: Path) -> None:
+    """The token of the head would skip what is left of the snapshot."""
+    async with world(tmp_path, stall_seconds=0.3) as served:
+        for _ in range(60):
+            await served.api().create(metadata=HEAVY)
+        stuck = served.api(options=SMALL_WINDOW).stream(start=pb.STREAM_START_SNAPSHOT)
+        await stuck.skip_to("snapshot")
+        await until(lambda: served.metrics.streams._value.get() == 0)
+        messages, error = await end_of(stuck)
+        assert not any(message.HasField("snapshot_end") for message in messages)
+        assert refused(error).reason == "READER_TOO_SLOW"
+        assert "resume_token" not in refused(error).metadata
+
+
 async def test_a_slow_reader_is_not_ended(tmp_path: Path) -> None:
     """A reader far behind, but reading, gets everything: the server reads the log again instead of keeping it."""
     async with world(tmp_path, stall_seconds=5, tail_updates=16, pending_updates=8) as served:

@@ -188,7 +188,8 @@ class RewardService(pb_grpc.RewardServiceServicer):
         size, through = 0, after
         while through - after < MAX_SEARCHED:
             page = await self._store.updates(client_id, through, LOG_PAGE)
-            if page and page[0].position != through + 1:
+            if page[0].position != through + 1 if page else through < head.position:
+                # The pruning overtook us; of a log that was pruned to its very end nothing is left to show it.
                 raise ResumeTokenExpired(self._tokens.oldest(client_id, await self._store.head(client_id)))
             # One more than still fits tells that there is more.
             chosen = [update for update in page if wanted(update)][: asked.limit - len(updates) + 1]

@@ -133,7 +133,7 @@ def _metadata(error: Exception) -> dict[str, str]:
         case errors.ResumeTokenExpired() | errors.LogRewound():
             return {"oldest_resume_token": error.oldest_token}
         case errors.ReaderTooSlow():
-            return {"resume_token": error.token}
+            return {"resume_token": error.token} if error.token else {}
         case errors.PurchaseNotFound():
             return {"order_id": error.order_id, "purchase_number": error.number}
         case errors.DecisionRefused():

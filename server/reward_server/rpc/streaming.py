@@ -260,6 +260,8 @@ class UpdateStream:
         self._head = Head(0, 0, 0)
         self._position = 0
         """Everything up to here was written or left out by the selector: where the reader may continue."""
+        self._has_place = request.start is not Start.SNAPSHOT
+        """Whether it may: not inside of a snapshot."""
 
     async def run(self) -> None:
         """Streams until the reader goes, or all named orders are terminal, or the server drains. Raises RewardError."""
@@ -284,7 +286,8 @@ class UpdateStream:
                 await self._begin(writer)
                 await self._follow(watcher, writer)
             except _Stalled:
-                raise ReaderTooSlow(self._token()) from None
+                # A snapshot that was cut off has no place to continue at: what is left of it stands before the head.
+                raise ReaderTooSlow(self._token() if self._has_place else "") from None
             except LogPruned:
                 head = await parts.store.head(self._client_id)
                 raise ResumeTokenExpired(parts.tokens.oldest(self._client_id, head)) from None
@@ -306,6 +309,7 @@ class UpdateStream:
                 full = self._request.full
                 await writer.write(stream_snapshot(order, its_cards, full=full) for order, its_cards in pairs)
             await writer.write([stream_snapshot_end(self._token())])
+            self._has_place = True
         else:
             await self._beat(writer)
             if self._remaining is not None:

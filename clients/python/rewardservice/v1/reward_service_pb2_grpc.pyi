@@ -90,8 +90,8 @@ class RewardServiceStub:
 
     Errors: INVALID_ARGUMENT (also RESUME_TOKEN_INVALID: forged, or of another client), NOT_FOUND/ORDER_NOT_FOUND (an
     unknown order_id; an unknown client_order_id is allowed and awaited), OUT_OF_RANGE/RESUME_TOKEN_EXPIRED (metadata
-    "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token"),
-    PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
+    "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token",
+    none inside of a snapshot), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
     cli: rewardctl order watch
     """
     ListOrderUpdates: _grpc.UnaryUnaryMultiCallable[_reward_service_pb2.ListOrderUpdatesRequest, _reward_service_pb2.ListOrderUpdatesResponse]
@@ -163,8 +163,8 @@ class RewardServiceAsyncStub(RewardServiceStub):
 
     Errors: INVALID_ARGUMENT (also RESUME_TOKEN_INVALID: forged, or of another client), NOT_FOUND/ORDER_NOT_FOUND (an
     unknown order_id; an unknown client_order_id is allowed and awaited), OUT_OF_RANGE/RESUME_TOKEN_EXPIRED (metadata
-    "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token"),
-    PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
+    "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token",
+    none inside of a snapshot), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
     cli: rewardctl order watch
     """
     ListOrderUpdates: _aio.UnaryUnaryMultiCallable[_reward_service_pb2.ListOrderUpdatesRequest, _reward_service_pb2.ListOrderUpdatesResponse]  # type: ignore[assignment]
@@ -263,8 +263,8 @@ class RewardServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (also RESUME_TOKEN_INVALID: forged, or of another client), NOT_FOUND/ORDER_NOT_FOUND (an
         unknown order_id; an unknown client_order_id is allowed and awaited), OUT_OF_RANGE/RESUME_TOKEN_EXPIRED (metadata
-        "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token"),
-        PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
+        "oldest_resume_token") or LOG_REWOUND, RESOURCE_EXHAUSTED/READER_TOO_SLOW (metadata "resume_token",
+        none inside of a snapshot), PERMISSION_DENIED/CARDS_NOT_PERMITTED (view FULL), UNAVAILABLE/SERVER_DRAINING.
         cli: rewardctl order watch
         """
 
