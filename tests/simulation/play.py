@@ -483,7 +483,8 @@ class Simulation:
             backwards = self.chance.random() < 0.5
             self._later(self.chance.uniform(1.0, 120.0), lambda: desk.release_callbacks(backwards=backwards))
         elif what == "again":
-            self._call_back(desk, desk.book.orders, GENUINE)
+            # Only what was told before: of suppliers without a query a callback is believed.
+            self._call_back(desk, [order for order in desk.book.orders if order.callbacks], GENUINE)
         else:
             # Its signature is right, and what it says isn't so.
             liar = self.sandbox.desk("kaquan91_recharge")
