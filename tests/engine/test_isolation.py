@@ -628,6 +628,8 @@ async def test_a_late_answer_settles_its_order_and_leaves_the_account_resting(
     rig.script.place = after(gate, delivered("late"))
     orders = await orders_of(rig, "a")
     await until(lambda: unanswered(rig, "a") == 1)
+    # The last of them has timed out as well: an answer in time would end the rest.
+    await until(lambda: rig.accounts["a"].in_flight == 0)
     gate.set()
     await all_fulfilled(rig, orders[:SLOTS])
     assert rig.accounts["a"].standing().state is AccountState.RESTING

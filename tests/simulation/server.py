@@ -80,7 +80,9 @@ def settings() -> Settings:
         return load_settings(place.write(), {})
 
 
-FORGETFUL = frozenset({"kasushou/limit-yet-taken", "kasushou/limit-yet-taken-told", "dushu/known-late"})
+FORGETFUL = frozenset(
+    {"kasushou/limit-yet-taken", "kasushou/limit-yet-taken-told", "dushu/known-late", "kaquan91_recharge/forgets"}
+)
 """A rate limit and a "not found" long after the grace period, both about an order that was taken: the same number is
 sent again, which harms only where a supplier sells one number twice."""
 

@@ -126,6 +126,8 @@ class StuckReader:
 
     async def rest(self) -> tuple[list[Told], grpc.aio.AioRpcError]:
         """What had been sent, and how the stream ended."""
+        # Who begins to read before the server's patience is over isn't stuck, and nothing tells a reader when it is.
+        await asyncio.sleep(STALL_SECONDS + 2.0)
         updates = []
         try:
             while True:

@@ -64,7 +64,7 @@ async def test_stuck_readers_dont_fill_the_memory_of_the_server(tmp_path: Path) 
         await one.order([f"then-{n}" for n in range(300)], metadata=HEAVY)
         await one.settled()
         assert one.server.memory_kib - before < 100 * 1024
-        for reader in stuck:
-            _, error = await reader.rest()
+        for _, error in await asyncio.gather(*(reader.rest() for reader in stuck)):
             assert error.code().name == "RESOURCE_EXHAUSTED"
+        for reader in stuck:
             await reader.close()
