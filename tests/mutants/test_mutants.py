@@ -21,7 +21,7 @@ CAUGHT = {
     "absent_believed_at_once": "units sold|sold under one number|which was dead",
     "callback_trusted_without_a_query": "became delivered, and its supplier delivered nothing",
     "synchronous_normal": "was acknowledged at .* and is lost",
-    "no_fence": "two writers stored revision",
+    "no_fence": "two writers stored revision|UNIQUE constraint failed: cards",
 }
 """What is said of each."""
 

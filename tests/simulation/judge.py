@@ -63,8 +63,8 @@ def _judge_order(witness: Witness, order: Order, cards: list[Card]) -> None:
     if not aside.isdisjoint(order.reviews) or order.after_sale is AfterSale.REVERSED:
         witness.counts["orders with something beside their state"] += 1
         return
-    if not order.settled_at and any(sale.refunded for sale in sales if sale.cards):
-        # Taken back after the delivery, and the next look at what was delivered is still to come.
+    if any(sale.refunded and sale.number in witness.delivered for sale in sales):
+        # Taken back after the delivery: the next look at it is still to come, or nobody watches it any more.
         witness.counts["orders whose reversal isn't noticed yet"] += 1
         return
     if live != order.delivered_quantity:

@@ -298,9 +298,6 @@ class SimLoop(asyncio.AbstractEventLoop):
             where = traceback.extract_tb(error.__traceback__)[-1] if error is not None and error.__traceback__ else None
             self.failures.append(f"{self._current.name}: {context.get('message')} {error!r} at {where}")
 
-    def __getattr__(self, name: str) -> Any:
-        raise NotImplementedError(f"a simulation has no {name}")
-
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         self.call_exception_handler(context)
 

@@ -49,7 +49,7 @@ class Witness:
         self._digest = hashlib.sha256()
         self._revisions: dict[tuple[str, int], Order] = {}
         """Every order as of every revision."""
-        self._delivered: set[str] = set()
+        self.delivered: set[str] = set()
         """Numbers whose goods left a supplier."""
         self.heard: list[Heard] = []
         """Cards in answers to purchases that were read whole."""
@@ -184,7 +184,7 @@ class Witness:
         final = was.state in (PurchaseState.DELIVERED, PurchaseState.DEAD)
         if final and now.state is not was.state and not by_operator:
             self.say(f"{order.order_id}: purchase {was.number} left {was.state} for {now.state}")
-        if now.state is PurchaseState.DELIVERED and not final and not by_operator and now.number not in self._delivered:
+        if now.state is PurchaseState.DELIVERED and not final and not by_operator and now.number not in self.delivered:
             self.say(f"{order.order_id}: purchase {was.number} became delivered, and its supplier delivered nothing")
         paid_for = [sale for sale in self._under(order, was) if paid(sale)]
         if now.state is PurchaseState.DEAD and not final and not by_operator and paid_for:
@@ -221,7 +221,7 @@ class Witness:
         def entering(sale: Any, stage: Any) -> None:
             enter(sale, stage)
             if stage.outcome == "delivered":
-                self._delivered.add(sale.number)
+                self.delivered.add(sale.number)
 
         return entering
 
