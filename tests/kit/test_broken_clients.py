@@ -75,7 +75,12 @@ def verdicts() -> dict[Case, Verdict]:
     # How often a client calls tells nothing while hundreds of others use the same processor.
     hasty = [case for case in cases if case[0] is Habit.NO_BACK_OFF and case[1] in FAILS[Habit.NO_BACK_OFF]]
     others = [case for case in cases if case not in hasty]
-    return asyncio.run(_play(hasty)) | asyncio.run(_play(others))
+    played = asyncio.run(_play(hasty)) | asyncio.run(_play(others))
+    # What failed without being about the mistake is played once more, one by one: in the crowd a pause may be too long.
+    strange = [case for case, verdict in played.items() if not verdict.passed and case[1] not in FAILS[case[0]]]
+    for case in strange:
+        played |= asyncio.run(_play([case]))
+    return played
 
 
 async def _play(cases: Iterable[Case]) -> dict[Case, Verdict]:
@@ -93,12 +98,10 @@ async def _play(cases: Iterable[Case]) -> dict[Case, Verdict]:
 
 @pytest.mark.parametrize("habit", FAILS)
 def test_a_mistake_fails_the_scenarios_that_are_about_it(verdicts: dict[Case, Verdict], habit: Habit | None) -> None:
-    """A client with one mistake fails where it matters; without one it passes all."""
+    """A client with one mistake fails where it matters and passes everything else; without one it passes all."""
     complaints = {name: verdicts[habit, name].complaints for name in NAMES if not verdicts[habit, name].passed}
 
-    # A busy machine may make more of a mistake, never less.
-    assert set(complaints) >= FAILS[habit], complaints
-    assert habit is not None or not complaints, complaints
+    assert set(complaints) == FAILS[habit], complaints
 
 
 @pytest.mark.parametrize("habit", SAYS)

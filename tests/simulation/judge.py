@@ -63,8 +63,9 @@ def _judge_order(witness: Witness, order: Order, cards: list[Card]) -> None:
     if not aside.isdisjoint(order.reviews) or order.after_sale is AfterSale.REVERSED:
         witness.counts["orders with something beside their state"] += 1
         return
-    if any(sale.refunded and sale.number in witness.delivered for sale in sales):
-        # Taken back after the delivery: the next look at it is still to come, or nobody watches it any more.
+    unwatched = witness.settled.get(order.order_id, float("inf")) if order.settled_at else 0.0
+    if any(witness.taken_back.get(sale.number, -1.0) >= unwatched for sale in sales):
+        # Taken back after the delivery: the next look at it is still to come, or nobody watched it any more.
         witness.counts["orders whose reversal isn't noticed yet"] += 1
         return
     if live != order.delivered_quantity:

@@ -51,6 +51,10 @@ class Witness:
         """Every order as of every revision."""
         self.delivered: set[str] = set()
         """Numbers whose goods left a supplier."""
+        self.taken_back: dict[str, float] = {}
+        """When goods were paid back after they had left, by number."""
+        self.settled: dict[str, float] = {}
+        """When nobody watched an order any more."""
         self.heard: list[Heard] = []
         """Cards in answers to purchases that were read whole."""
         self._sandbox: Sandbox | None = None
@@ -141,6 +145,8 @@ class Witness:
     def _keep(self, order: Order) -> None:
         self.orders[order.order_id] = order
         self._revisions[order.order_id, order.revision] = order
+        if order.settled_at:
+            self.settled.setdefault(order.order_id, self._now())
         for purchase in order.purchases:
             self.numbers[purchase.number] = order.order_id
 
@@ -220,6 +226,8 @@ class Witness:
     def _entering(self, enter: Callable[..., None]) -> Callable[..., None]:
         def entering(sale: Any, stage: Any) -> None:
             enter(sale, stage)
+            if sale.refunded and sale.number in self.delivered:
+                self.taken_back.setdefault(sale.number, self._now())
             if stage.outcome == "delivered":
                 self.delivered.add(sale.number)
 
