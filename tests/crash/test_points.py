@@ -189,7 +189,7 @@ async def play_part(case: Case, folder: Path) -> list[str]:
         one.order(case.wishes)
         await one.start(part=case.part, nth=case.nth)
         if not await one.died(GIVE_UP_SECONDS):
-            one.violations.append("it didn't come so far")
+            one.violations.append(f"it didn't come so far: {one.last_words()}")
             await one.kill()
         there = one.partial()
         if len(there) != len(case.wishes) or not all(0 < had < of for had, of in there):

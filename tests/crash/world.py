@@ -53,7 +53,7 @@ ZERO = Decimal(0)
 
 SETTLE_SECONDS = 60.0
 """How long, after the last start, everything may take to come to its end; it takes some ten."""
-GIVE_UP_SECONDS = 30.0
+GIVE_UP_SECONDS = 60.0
 """How long a server may take to reach its crash point."""
 
 REPEAT_SECONDS = 0.5
@@ -153,7 +153,8 @@ class Client(Caller):
     def __init__(self, port: int) -> None:
         options = [
             ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.min_reconnect_backoff_ms", 50),
+            # How long an attempt to connect may take, whatever its name says: a busy machine needs a while.
+            ("grpc.min_reconnect_backoff_ms", 5_000),
             ("grpc.max_reconnect_backoff_ms", 200),
             ("grpc.use_local_subchannel_pool", 1),
         ]
@@ -362,7 +363,8 @@ class World:
 
     def partial(self) -> list[tuple[int, int]]:
         """How many bytes there were, and of how many, of the requests or answers in whose middle the server died."""
-        lines = (self.place.folder / launch.PARTIAL).read_text().splitlines()
+        record = self.place.folder / launch.PARTIAL
+        lines = record.read_text().splitlines() if record.exists() else []
         return [(told["had"], told["of"]) for told in map(json.loads, lines)]
 
     # --- The client

@@ -31,7 +31,8 @@ RETRIED = frozenset(
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    # How long an attempt to connect may take, whatever its name says: a busy machine needs a while.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 200),
 )
 FULL, BASIC = order_pb2.ORDER_VIEW_FULL, order_pb2.ORDER_VIEW_BASIC
