@@ -1,7 +1,58 @@
 """What holds for all tests."""
 
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from postgres_server import VARIABLE, Cluster, Server, execute, given_dsn, server
+from reward_server.store.postgres import migrate_postgres
 
 # How long an example takes says more about the machine than about the code; timings belong in benchmarks.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server that all tests of this process share: nobody kills it or changes its settings."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+def database(postgres: Server) -> Iterator[str]:
+    """The DSN of an empty database of the test's own."""
+    with postgres.database() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def _prepared(postgres: Server) -> Iterator[str]:
+    """The name of a database with today's schema, to be copied."""
+    with postgres.database() as dsn:
+        asyncio.run(migrate_postgres(dsn))
+        execute(dsn, "DELETE FROM meta")
+        yield dsn.partition("?")[0].rpartition("/")[2]
+
+
+@pytest.fixture
+def store_url(postgres: Server, _prepared: str) -> Iterator[str]:
+    """A PostgreSQL store of the test's own: today's schema, an epoch of its own, and nothing else."""
+    with postgres.database(template=_prepared) as dsn:
+        execute(dsn, "INSERT INTO meta VALUES ('epoch', 1 + (random() * 1e9)::bigint)")
+        yield dsn
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL server of the test's own, running, with its data on disk: to kill, freeze and copy."""
+    if given_dsn() is not None:
+        pytest.skip(f"the server that {VARIABLE} gives can't be killed")
+    with Cluster() as running:
+        yield running

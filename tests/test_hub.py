@@ -158,6 +158,17 @@ async def test_an_overflow_reads_the_log_again(log: Log) -> None:
         assert log.reads == [7]
 
 
+async def test_a_hint_at_what_the_tail_has_lost_reads_the_log(log: Log) -> None:
+    """One wanted update, then so many others that the tail has lost it by the time it is read."""
+    wanted, other = await log.order("A"), await log.order("B")
+    with log.hub.watch("shop", order_ids=["A"]) as watcher:
+        await begin(log, watcher)
+        await log.change(wanted)
+        await log.change(other, 10)
+        assert await everything(watcher, 13) == [3]
+        assert log.reads == [2]
+
+
 async def test_a_lost_hint_is_noticed(log: Log) -> None:
     """A hole in the positions makes everybody read the log."""
     with log.hub.watch("shop") as watcher:
@@ -169,6 +180,69 @@ async def test_a_lost_hint_is_noticed(log: Log) -> None:
         log.hub._tails = listening
         await log.change(order)
         assert await everything(watcher, 4) == [2, 3, 4]
+
+
+async def test_the_very_first_hint_may_be_lost(log: Log) -> None:
+    """Also when nothing was heard of the log before, whoever watches notices the hole."""
+    order = await log.order("A")
+    with log.hub.watch("shop") as watcher:
+        await begin(log, watcher)
+        listening, log.hub._tails = log.hub._tails, {}
+        order = await log.change(order)
+        log.hub._tails = listening
+        await log.change(order)
+        assert await everything(watcher, 3) == [2, 3]
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+async def test_who_starts_last_hears_of_what_others_found_in_the_log(log: Log, is_late: bool) -> None:
+    """Of two who come at the same time one finds a longer log; whether the hint for the rest comes late or never."""
+    order = await log.order("A")
+    with log.hub.watch("shop") as one, log.hub.watch("shop") as two:
+        early = await log.store.head("shop")
+        listening, log.hub._tails = log.hub._tails, {}
+        order = await log.change(order)
+        log.hub._tails = listening
+        late = await log.store.head("shop")
+        two.start(late.position, late)
+        one.start(early.position, early)
+        if is_late:
+            log.hub._on_updates(await log.store.updates("shop", 1, 1))
+        await log.change(order)
+        assert await everything(one, 3) == [2, 3]
+        assert await everything(two, 3) == [3]
+
+
+async def test_a_hint_lost_before_anybody_has_started_is_noticed(log: Log) -> None:
+    """The first hint that is heard says how long the log was before it."""
+    order = await log.order("A")
+    with log.hub.watch("shop") as watcher:
+        head = await log.store.head("shop")
+        listening, log.hub._tails = log.hub._tails, {}
+        order = await log.change(order)
+        log.hub._tails = listening
+        await log.change(order)
+        watcher.start(head.position, head)
+        assert await everything(watcher, 3) == [2, 3]
+
+
+async def test_what_is_committed_while_the_log_is_read_is_not_lost(log: Log) -> None:
+    """A store that takes its time answers with the log as it was; the hint that came meanwhile still counts."""
+    order = await log.change(await log.order("A"), 2)
+    read = log.store.updates
+
+    async def slow(client_id: str, after: int, limit: int) -> list[Update]:
+        page = await read(client_id, after, limit)
+        log.store.updates = read  # type: ignore[method-assign]
+        await log.change(order)
+        return page
+
+    log.store.updates = slow  # type: ignore[method-assign]
+    with log.hub.watch("shop") as watcher:
+        await begin(log, watcher, after=0)
+        assert positions(await watcher.read()) == [1, 2, 3]
+        await asyncio.wait_for(watcher.wait(), 10)
+        assert positions(await watcher.read()) == [4]
 
 
 async def test_only_selected_updates_wake(log: Log) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -13,7 +14,7 @@ from aiohttp import web
 from reward_server.access import Access
 from reward_server.catalogue import Catalogue
 from reward_server.clock import Clock
-from reward_server.config import Address, GrpcSettings, Settings
+from reward_server.config import Address, GrpcSettings, Settings, StoreSettings
 from reward_server.domain.ids import IdSource
 from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.engine import Engine
@@ -31,9 +32,8 @@ from reward_server.rpc.reward_service import RewardService
 from reward_server.rpc.server import TlsFiles, build_server
 from reward_server.rpc.streaming import StreamParts
 from reward_server.sealing import SealError, Vault
-from reward_server.store import StoreBroken, StoreError
+from reward_server.store import Store, StoreBroken, StoreError
 from reward_server.store.open import open_store
-from reward_server.store.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class App:
         """Opens the store, takes the ports, goes on with open purchases, and serves. Raises StartError."""
         settings = self._settings
         try:
-            self.store: SqliteStore = await open_store(settings.store.url)
+            self.store: Store = await open_store(settings.store.url, **_shared_options(settings.store))
         except StoreError as error:
             raise StartError(str(error)) from None
         try:
@@ -227,6 +227,16 @@ class App:
             await self.engine.close()
         with contextlib.suppress(StoreError):
             await self.store.close()
+
+
+def _shared_options(store: StoreSettings) -> dict[str, Any]:
+    """What a database that others may use too needs to know besides."""
+    return {
+        "lease_seconds": store.lease_seconds,
+        "poll_seconds": store.poll_seconds,
+        "connections": store.connections,
+        "behind_pooler": store.behind_pooler,
+    }
 
 
 def _tls(grpc: GrpcSettings) -> TlsFiles | None:

@@ -57,12 +57,24 @@ class Entry:
 class Tail:
     """The latest updates of one client, and who watches for which of its orders."""
 
-    __slots__ = ("_latest", "_replayed", "_size", "epoch", "everything", "of_client_order", "of_order", "position")
+    __slots__ = (
+        "_latest",
+        "_replayed",
+        "_size",
+        "beginning",
+        "epoch",
+        "everything",
+        "of_client_order",
+        "of_order",
+        "position",
+    )
 
     def __init__(self, size: int) -> None:
         self.epoch = 0
         self.position: int | None = None
-        """The last position we heard of; None before the first."""
+        """The last position we heard of; None as long as we know nothing of the log."""
+        self.beginning = 0
+        """What we heard of begins behind this position."""
         self.everything: set[Watcher] = set()
         self.of_order: dict[str, set[Watcher]] = {}
         self.of_client_order: dict[str, set[Watcher]] = {}
@@ -71,11 +83,17 @@ class Tail:
         # What readers far behind read again has a place of its own, so that it can't push out the latest.
         self._replayed: dict[int, Entry] = {}
 
+    def begin(self, position: int) -> None:
+        """Notes how long the log was, if we have heard of nothing yet: what is lost from now on leaves a hole."""
+        if self.position is None:
+            self.position = self.beginning = position
+
     def add(self, update: Update) -> None:
         """Takes an update that was just committed and hints at it."""
-        if self.position is not None and update.position <= self.position:
+        self.begin(update.position - 1)
+        if self.position is None or update.position <= self.position:
             return
-        missed = self.position is not None and update.position != self.position + 1
+        missed = update.position != self.position + 1
         self.position = update.position
         self._keep(self._latest, Entry(update))
         if missed:
@@ -151,7 +169,7 @@ class Watcher:
         self._tail: Tail | None = None
         self._changed = asyncio.Event()
         self._head = 0
-        """Where the log ended when we started."""
+        """Where the log ended when we started, at least."""
         self._pending: list[int] = []
         self._behind = False
 
@@ -167,10 +185,13 @@ class Watcher:
 
     def start(self, position: int, head: Head) -> None:
         """Begins after `position`; `head` was read after this watcher was entered."""
-        self._entered().epoch = head.epoch
-        self._head = head.position
+        tail = self._entered()
+        tail.epoch = head.epoch
+        tail.begin(head.position)
+        # Somebody else may have found a longer log at the same time: no hint will come for what is between.
+        self._head = max(head.position, tail.beginning)
         self.position = position
-        if position < head.position:
+        if position < self._head:
             self.fall_behind()
 
     def wants(self, order: Order) -> bool:
@@ -344,6 +365,7 @@ class Hub:
         tail = self._tails.get(watcher.client_id)
         if tail is None:
             tail = self._tails[watcher.client_id] = Tail(self._tail_updates)
+            self.store.follow(watcher.client_id)
         for order_id in watcher.order_ids:
             tail.of_order.setdefault(order_id, set()).add(watcher)
         for client_order_id in watcher.client_order_ids:
@@ -365,6 +387,7 @@ class Hub:
                     del index[key]
         if not (tail.everything or tail.of_order or tail.of_client_order):
             del self._tails[watcher.client_id]
+            self.store.unfollow(watcher.client_id)
         self._watching -= 1
         if not self._watching:
             self._nobody.set()

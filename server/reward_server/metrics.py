@@ -163,9 +163,10 @@ class Metrics:
         self._order_transitions(after).inc()
 
     def orders_found(self, counts: Mapping[OrderState, int]) -> None:
-        """How many orders stood in each open state when the server started."""
-        for state, count in counts.items():
-            self._orders(state).set(count)
+        """How many orders stand in each open state, as counted in the store."""
+        for state in OrderState:
+            if not state.is_terminal:
+                self._orders(state).set(counts.get(state, 0))
 
     def purchases_in_flight(self, account: str) -> Gauge:
         """Purchases of the account that are being sent."""

@@ -61,8 +61,8 @@ from reward_server.engine.engine import Engine
 from reward_server.engine.ordering import OrderRequest
 from reward_server.metrics import Metrics
 from reward_server.sealing import MasterKeys, Vault
-from reward_server.store.open import open_store
-from reward_server.store.sqlite import SqliteStore
+from reward_server.store import Store
+from reward_server.store.sqlite import open_sqlite
 
 PATIENCE = 5.0
 """How long a test waits for what has to happen; generous, since only failures take it."""
@@ -399,7 +399,7 @@ def traits(*, send_by: float = 900.0, settle_by: float = 900.0, **others: Any) -
 class Rig:
     """One engine over a store in a folder; it can be closed and opened again on the same folder."""
 
-    store: SqliteStore
+    store: Store
     vault: Vault
     engine: Engine
     metrics: Metrics
@@ -417,7 +417,7 @@ class Rig:
 
     async def open(self, accounts: Mapping[str, Traits]) -> None:
         """Makes everything; `engine.start` is the caller's."""
-        self.store = await open_store(f"sqlite:///{self._folder}/reward.db")
+        self.store = await self._open_store()
         self.vault = await Vault.unlock(self.store, MasterKeys({"m": bytes(32)}))
         self.metrics = Metrics()
         self.suppliers = {name: ScriptedSupplier(name, self._url, its) for name, its in accounts.items()}
@@ -437,6 +437,9 @@ class Rig:
             metrics=self.metrics,
         )
         self.engine.on_failure(self.failures.append)
+
+    async def _open_store(self) -> Store:
+        return open_sqlite(self._folder / "reward.db")
 
     def _account(self, supplier: ScriptedSupplier) -> Account:
         return Account(

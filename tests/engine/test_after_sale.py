@@ -44,7 +44,7 @@ async def test_a_delivery_is_watched_and_then_settled(rigged: Rigged) -> None:
     assert [seen.version for seen in await rig.updates(order)] == list(range(1, now.version + 1))
     assert outcomes(now.purchases[0]) == ["Delivered", "WatchOver"]
     await until(lambda: not rig.engine._looks._watches)
-    assert await rig.store.open_purchases("", 10) == []
+    assert await rig.store.adopt("", 10) == []
 
 
 @pytest.mark.rule("O6")

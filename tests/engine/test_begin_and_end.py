@@ -43,15 +43,15 @@ async def test_recovery_leaves_alone_what_this_process_began(rigged: Rigged, mon
     rig.script.place = place
     await rig.close()
     await rig.open({"a": traits(), "b": traits()})
-    open_purchases = rig.store.open_purchases
+    adopt = rig.store.adopt
 
-    async def slow(after_number: str, limit: int) -> list[OpenPurchase]:
+    async def slow(after_number: str, limit: int, *, thorough: bool = False) -> list[OpenPurchase]:
         if after_number:
             # The first page's purchase was refused, and its successor is being sent.
             await until(lambda: rig.script.places("b"))
-        return await open_purchases(after_number, limit)
+        return await adopt(after_number, limit, thorough=thorough)
 
-    monkeypatch.setattr(rig.store, "open_purchases", slow)
+    monkeypatch.setattr(rig.store, "adopt", slow)
     await rig.engine.start()
     now = await rig.stored(order)
     assert now.purchases[1].state is PurchaseState.SUBMITTING

@@ -248,8 +248,8 @@ async def test_stale_intention_of_a_queued_purchase_is_not_sent(
     intend = rig.engine.ledger.intend
     slow_commits = [True]
 
-    async def slow(key: PurchaseKey, *, owner: str) -> Order | None:
-        intended = await intend(key, owner=owner)
+    async def slow(key: PurchaseKey) -> Order | None:
+        intended = await intend(key)
         if slow_commits:
             slow_commits.clear()
             rig.clock.advance(rig.accounts["a"].plan.submit_window + 1.0)

@@ -29,8 +29,7 @@ from reward_server.errors import (
 )
 from reward_server.metrics import Metrics
 from reward_server.sealing import MasterKeys, Vault
-from reward_server.store.open import open_store
-from reward_server.store.sqlite import SqliteStore
+from reward_server.store.sqlite import SqliteStore, open_sqlite
 
 from .dealer import PRODUCT, RECIPIENT, ZONE, Desk, ScriptedDealer, desk, form_entry
 from .rig import WallClock, traits, until
@@ -92,7 +91,7 @@ MakeOffice: TypeAlias = Callable[..., Awaitable[Office]]
 async def office(tmp_path: Path) -> AsyncIterator[MakeOffice]:
     """Makes an office: `await office(topup(an_offer("a")), needs_token=True)`."""
     made: list[Office] = []
-    store = await open_store(f"sqlite:///{tmp_path}/reward.db")
+    store = open_sqlite(tmp_path / "reward.db")
     vault = await Vault.unlock(store, MasterKeys({"m": bytes(32)}))
     async with desk() as it:
 

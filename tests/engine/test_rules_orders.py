@@ -217,7 +217,7 @@ async def test_of_many_that_would_send_a_purchase_one_may(rigged: Rigged) -> Non
         )
         for _ in range(10)
     ]
-    may = await asyncio.gather(*(ledger.intend(key, owner=f"sender {n}") for n, ledger in enumerate(senders)))
+    may = await asyncio.gather(*(ledger.intend(key) for ledger in senders))
     [intended] = [order for order in may if order is not None]
     assert await rig.stored(order) == intended
     assert intended.purchases[0].sends == 1

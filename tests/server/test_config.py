@@ -391,11 +391,14 @@ def test_addresses(load: Loader, bind: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://x", "sqlite:///", "sqlite:///x?y", "mysql://x", f"postgresql://u:{CANARY}@h/d"]
+    "url", ["sqlite://x", "sqlite:///", "sqlite:///x?y", "mysql://x", f"mysql://u:{CANARY}@h/d", "postgresql:h"]
 )
 def test_stores(load: Loader, url: str) -> None:
-    """Only a SQLite file is a store of this version; a password in the URL isn't repeated."""
-    assert load.only_problem(f"[store]\nurl = '{url}'").where == "store.url"
+    """A SQLite file or a PostgreSQL database; a password in the URL isn't repeated."""
+    problem = load.only_problem(f"[store]\nurl = '{url}'")
+    assert problem.where == "store.url"
+    assert CANARY not in str(problem)
+    assert "hunter2" not in repr(load("[store]\nurl = 'postgresql://u:hunter2@h/d'"))
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------
@@ -810,5 +813,11 @@ def test_documented_defaults_are_true(load: Loader) -> None:
             row = re.search(rf"^\| `{section}.{key}` \| (.*?) \|", page, re.MULTILINE)
             assert row is not None
             if value is not None:
-                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                shown = (
+                    f"{value:g}"
+                    if isinstance(value, float)
+                    else json.dumps(value)
+                    if isinstance(value, bool)
+                    else str(value)
+                )
                 assert row[1] == f"`{shown}`", key

@@ -92,6 +92,8 @@ class Place:
     """Only these suppliers; none named: all."""
     products: tuple[str, ...] = ()
     """Only these products; none named: all."""
+    store: str = ""
+    """The lines of `[store]`; none: a SQLite file in the folder."""
 
     def write(self) -> Path:
         """Writes the configuration and, once, the master key."""
@@ -110,10 +112,11 @@ class Place:
                 name = line.removeprefix("[suppliers.").rstrip("]")
                 keys = {**self.account, **self.accounts.get(name, {})}
                 lines.extend(f"{k} = {toml_value(v)}" for k, v in keys.items())
+        sqlite = f'url = "sqlite:///{self.folder}/reward.db"'
         config = self.folder / "reward.toml"
         config.write_text(
             f'[grpc]\nbind = "127.0.0.1:{self.grpc_port}"\n[http]\nbind = "127.0.0.1:{self.http_port}"\n'
-            f'[store]\nurl = "sqlite:///{self.folder}/reward.db"\n'
+            f"[store]\n{self.store or sqlite}\n"
             f'[secrets]\nmaster_key_file = "{key}"\n{self.extra}\n' + "\n".join(lines)
         )
         return config

@@ -42,6 +42,16 @@ async def store(open_store: Callable[[], Awaitable[Store]]) -> Store:
 
 
 @pytest.fixture
+def successor(store: Store) -> Callable[[], Awaitable[Store]]:
+    """The next process finds what this one does: there is only one at a time."""
+
+    async def opening() -> Store:
+        return store
+
+    return opening
+
+
+@pytest.fixture
 async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     store = open_sqlite(tmp_path / "rewards.db")
     yield store

@@ -184,13 +184,17 @@ class StoreSettings(Section):
     """The database."""
 
     url: str = Field("sqlite:///reward.db", repr=False)
+    lease_seconds: float = Field(15.0, ge=1.0, le=300.0)
+    poll_seconds: float = Field(1.0, ge=0.01, le=60.0)
+    connections: int = Field(10, ge=2, le=1000)
+    behind_pooler: bool = False
 
     @field_validator("url")
     @classmethod
     def _is_known(cls, value: str) -> str:
-        mend = 'write "sqlite:///relative/path.db" or "sqlite:////absolute/path.db"'
-        if value.startswith(("postgresql:", "postgres:")):
-            raise unusable("PostgreSQL isn't supported by this version", mend)
+        mend = 'write "sqlite:///relative/path.db", "sqlite:////absolute/path.db" or "postgresql://user@host/database"'
+        if value.startswith("postgresql://"):
+            return value
         path = value.removeprefix("sqlite:///")
         if path == value or path in ("", ":memory:") or path.endswith("/") or "?" in path:
             raise unusable("not a database file", mend)

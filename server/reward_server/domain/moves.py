@@ -324,6 +324,7 @@ class AlertKind(StrEnum):
     SUPPLIER_BALANCE = "supplier_balance"
     SUPPLIER_PRICE = "supplier_price"
     SUPPLIER_REFUSES_US = "supplier_refuses_us"
+    LEASE_LOST = "lease_lost"
     DEFECT = "defect"
 
 
@@ -700,6 +701,9 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
                 return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
         case Move.RESEND_OR_DIE:
+            if around.asked_at is not None and around.asked_at < purchase.written_until:
+                # Another process sent the number again since that look was begun: it proves nothing any more.
+                return _Moved(purchase)
             return _absent(order, purchase, event)
         case Move.KILL:
             return _kill(purchase, event)

@@ -138,7 +138,7 @@ class Turns:
 
     def __init__(self, clock: Clock, per_second: float | None) -> None:
         self._clock = clock
-        self._spacing = 1.0 / per_second if per_second else 0.0
+        self._spacing = self._spacing_alone = 1.0 / per_second if per_second else 0.0
         self._next = 0.0
         self._one_by_one = asyncio.Lock()
         self._asking = 0
@@ -146,6 +146,10 @@ class Turns:
         self._sending = False
         """A purchase was refused its turn since the last one that had it."""
         self._last_was_sent = False
+
+    def share(self, sharers: int) -> None:
+        """Makes no more than an equal share of the calls when so many processes make them."""
+        self._spacing = self._spacing_alone * sharers
 
     def ready_in(self) -> float:
         """Seconds until the next call may begin."""
@@ -300,6 +304,10 @@ class Account:
         """Gives a slot back."""
         self._in_flight -= 1
         self._in_flight_gauge.set(self._in_flight)
+
+    def share(self, replicas: int) -> None:
+        """So many processes buy at this account: each makes an equal share of the calls that it allows."""
+        self._turns.share(replicas)
 
     @property
     def paused_for(self) -> str:
@@ -456,7 +464,7 @@ class Account:
         return self._token_fetch
 
     async def _fetch_token(self) -> NotSent | None:
-        if self._token is None and await self._load_token():
+        if await self._load_token():
             return None
         started = self._clock.monotonic()
         try:
@@ -493,7 +501,7 @@ class Account:
         return None
 
     async def _load_token(self) -> bool:
-        """Takes a token that an earlier run left, while it lives; inside its margin it is renewed at the first use."""
+        """Takes a token that an earlier run left, or another process fetched, while it lives and is newer than ours."""
         try:
             stored = await self._store.token(self.name)
             value = self._sealer.open(stored.sealed, "token", self.name).decode() if stored else ""
@@ -504,7 +512,10 @@ class Account:
             return False
         lifetime = (stored.expires_at - stored.fetched_at) / 1000
         remaining = (stored.expires_at - self._clock.now_ms()) / 1000
-        if remaining <= 0 or value == self._refused_token:
+        if remaining <= 0 or value in (self._refused_token, self._token):
+            return False
+        if self._token is not None and remaining <= self._margin(lifetime):
+            # No better than ours. Without one it is taken, and renewed at its first use.
             return False
         self._take_token(value, remaining, lifetime)
         return True

@@ -108,7 +108,7 @@ class Cancels:
             may_ask = moves.may_ask_to_cancel(order, order.purchase(key.number))
             return moves.note_cancel_ask(order, key.number, at=self._clock.now_ms()) if may_ask else order
 
-        order = await self._ledger.note(key, note)
+        order = await self._ledger.note(key, note, fenced=True)
         return order if may_ask else None
 
     def _build(self, account: Account, order: Order, number: str) -> Call[CancelAnswer] | None:

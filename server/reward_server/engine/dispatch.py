@@ -70,7 +70,6 @@ class Dispatcher:
         ledger: Ledger,
         looks: Looks,
         *,
-        owner: str,
         clock: Clock,
         metrics: Metrics,
         alert: Callable[[AlertKind, str], None],
@@ -78,7 +77,6 @@ class Dispatcher:
     ) -> None:
         self._ledger = ledger
         self._looks = looks
-        self._owner = owner
         self._clock = clock
         self._metrics = metrics
         self._alert = alert
@@ -222,7 +220,7 @@ class Dispatcher:
                 self._again(key, account, 0.0)
                 return
             intended_at = self._clock.monotonic()
-            intended = await self._ledger.intend(key, owner=self._owner)
+            intended = await self._ledger.intend(key)
         except StoreUnavailable as error:
             log.error("nothing is sent: the store can't write", account=account.name, why=str(error))
             self._again(key, account, STORE_REST_SECONDS, {"store": "the store, which couldn't write"})

@@ -7,7 +7,7 @@ begin and end the work.
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -26,7 +26,7 @@ from reward_server.domain.order import Order, PurchaseState, Source
 from reward_server.engine.account import Account, AccountState
 from reward_server.engine.cancelling import Cancels
 from reward_server.engine.dispatch import Dispatcher
-from reward_server.engine.ledger import Happening, Ledger
+from reward_server.engine.ledger import Happening, Ledger, OrderGone
 from reward_server.engine.looks import UNDER_WAY, Looks
 from reward_server.engine.ordering import (
     NotOrderable,
@@ -40,7 +40,7 @@ from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
 from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
-from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store
+from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +52,11 @@ PARK_SECONDS = 10.0
 RECOVERY_PAGE = 1_000
 RECOVERY_AT_ONCE = 256
 """Purchases recovered at once: enough to fill group commits, few enough not to load 100,000 orders together."""
+
+RENEWALS_PER_LEASE = 3
+"""How often a lease is renewed while it lasts: one that is late or lost loses nothing."""
+
+ADOPTION_REST_SECONDS = 1.0
 
 DRAIN_STEP_SECONDS = 0.05
 
@@ -79,7 +84,6 @@ class Engine:
         self._clock = clock
         self._new_id = new_id
         self._metrics = metrics
-        self._owner = new_id()
         self._started_at = clock.now_ms()
         self._tasks: set[asyncio.Task[None]] = set()
         self._writing: set[asyncio.Task[Any]] = set()
@@ -94,7 +98,6 @@ class Engine:
         self._dispatcher = Dispatcher(
             self.ledger,
             self._looks,
-            owner=self._owner,
             clock=clock,
             metrics=metrics,
             alert=self._alert,
@@ -163,7 +166,7 @@ class Engine:
             account = self._accounts[order.offers[purchase.offer].account]
             if not account.token_ready() or not account.take_slot():
                 break
-            order = moves.intend(order, purchase.number, owner=self._owner, at=order.created_at)
+            order = moves.intend(order, purchase.number, owner=self.ledger.owner, at=order.created_at)
             taken[purchase.number] = account
         return replace(order, revision=1), taken
 
@@ -267,19 +270,80 @@ class Engine:
         Delivered purchases that are still watched may be many: their orders aren't read before their next look.
         """
         self._started_at = self._clock.now_ms()
+        await self._store.join(self.ledger.owner)
+        if self._store.lease_seconds is not None:
+            # From now on: taking up a hundred thousand purchases may take longer than a lease.
+            self._spawn(self._keep_lease(self._store.lease_seconds))
         await self.reviews.load_holds()
         self._metrics.orders_found(await self._store.open_order_counts())
+        await self._adopt(self._recover, thorough=True)
+
+    async def _adopt(self, recover: Callable[[OpenPurchase], Awaitable[None]], *, thorough: bool = False) -> None:
+        """Takes up what nobody works on."""
         after = ""
         recovered = watched = 0
-        while page := await self._store.open_purchases(after, RECOVERY_PAGE):
+        while page := await self._store.adopt(after, RECOVERY_PAGE, thorough=thorough):
             unfinished = [found for found in page if not self._watch_delivered(found)]
             for i in range(0, len(unfinished), RECOVERY_AT_ONCE):
-                await asyncio.gather(*(self._recover(found) for found in unfinished[i : i + RECOVERY_AT_ONCE]))
+                await asyncio.gather(*(recover(found) for found in unfinished[i : i + RECOVERY_AT_ONCE]))
             after = page[-1].number
             recovered += len(unfinished)
             watched += len(page) - len(unfinished)
         if recovered or watched:
             log.info("open purchases found", count=recovered, delivered_and_watched=watched)
+
+    # --- The lease, where others may use the same store
+
+    async def _keep_lease(self, seconds: float) -> None:
+        """Renews it in time, and takes up what others left behind when theirs was over."""
+        adopting: asyncio.Task[None] | None = None
+        while True:
+            await asyncio.sleep(seconds / RENEWALS_PER_LEASE)
+            try:
+                await self._renew_lease()
+            except StoreError as error:
+                log.warning("the lease couldn't be renewed", why=str(error))
+                continue
+            if adopting is None or adopting.done():
+                adopting = asyncio.create_task(self._look_around(), context=Context())
+                self._tasks.add(adopting)
+                adopting.add_done_callback(self._ended)
+
+    async def _renew_lease(self) -> None:
+        lease = await self._store.renew()
+        if not lease.held:
+            # Frozen, or cut off from the store, for longer than it lasted: others may have taken up what was ours. We
+            # go on as somebody else, and what we still learn of our requests counts all the same.
+            former, self.ledger.owner = self.ledger.owner, self._new_id()
+            await self._store.join(self.ledger.owner)
+            log.warning("the lease was over; a new one begins", former=former, owner=self.ledger.owner)
+            self._alert(AlertKind.LEASE_LOST, "this process was frozen or cut off from the store for too long")
+            lease = await self._store.renew()
+        for account in self._accounts.values():
+            account.share(lease.replicas)
+
+    async def _look_around(self) -> None:
+        """What others did or left behind."""
+        try:
+            await self.reviews.renew_holds()
+            self._metrics.orders_found(await self._store.open_order_counts())
+            if not self._dispatcher.stopped:
+                await self._adopt(self._recover_surely)
+        except StoreError as error:
+            log.warning("others' work can't be looked at", why=str(error))
+
+    async def _recover_surely(self, found: OpenPurchase) -> None:
+        """What was adopted is ours: nobody else would take it up if this gave up."""
+        while True:
+            try:
+                await self._recover(found)
+                return
+            except OrderGone as error:
+                log.error("order of a purchase is gone", order_id=str(error))
+                return
+            except StoreError as error:
+                log.warning("an adopted purchase waits for the store", order_id=found.order_id, why=str(error))
+                await asyncio.sleep(ADOPTION_REST_SECONDS)
 
     def _watch_delivered(self, found: OpenPurchase) -> bool:
         """Goes on watching what was delivered; False for everything else, and where there is nobody to ask."""
@@ -297,7 +361,7 @@ class Engine:
         key = PurchaseKey(found.client_id, found.order_id, found.number)
         order = await self.ledger.load(key)
         record = next((purchase for purchase in order.purchases if purchase.number == found.number), None)
-        if record is None or record.owner == self._owner:
+        if record is None or record.owner == self.ledger.owner:
             # Made by this process a moment ago, in place of one that was refused: its writer is about to hear of it.
             # Begun by this process while it was still looking around.
             return
@@ -312,8 +376,7 @@ class Engine:
             self._alert(AlertKind.DEFECT, f"account {found.account} has open purchases but isn't configured any more")
         exchange_was_open = record.state is PurchaseState.UNKNOWN and record.written_until == 0
         if record.state is PurchaseState.SUBMITTING or exchange_was_open:
-            # The process that was sending is dead (one process per file), so nothing is written any more.
-            await self._happened(key, SenderLost(), Source.RECOVERY, written_until=self._clock.now_ms())
+            await self._happened(key, SenderLost(), Source.RECOVERY, written_until=self._last_written(found, account))
         elif account is None and record.state is PurchaseState.WAITING:
             # Never sent, and there is nobody to send it to.
             await self._happened(key, DeadlinePassed(), Source.RECOVERY)
@@ -329,6 +392,15 @@ class Engine:
             self._note_held_back(order)
             if record in moves.sendable(order):
                 self._dispatcher.enqueue(key, account, order)
+
+    def _last_written(self, found: OpenPurchase, account: Account | None) -> int:
+        """Until when the process that was sending may have written, milliseconds: to its death; if it may live, for the
+        submit window after its lease, under which it stored the intention.
+        """
+        now_ms = self._clock.now_ms()
+        if found.abandoned_for is None or account is None:
+            return now_ms
+        return now_ms - found.abandoned_for + int(1000 * account.plan.submit_window)
 
     async def _happened(
         self, key: PurchaseKey, event: Event, source: Source, *, written_until: int | None = None

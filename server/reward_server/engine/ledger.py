@@ -42,6 +42,10 @@ log = structlog.get_logger(__name__)
 CACHED_ORDERS = 20_000
 """Orders kept in memory (about 3 KB each) so that the answer of a supplier needs no read before its write."""
 
+FRESH_SECONDS = 2.0
+"""How long an order in memory is good for where other processes may change it: from an intention to its answer, mostly.
+Nothing rests on it: a write that was made from an older state loses, and starts over from what is stored."""
+
 SPEAKS_AGAINST_DELIVERY = frozenset({AlertKind.CONTRADICTION, AlertKind.DISPUTED, AlertKind.REVERSED})
 
 FIRST_RETRY_SECONDS = 0.1
@@ -87,7 +91,12 @@ class Ledger:
         self._new_id = new_id
         self._metrics = metrics
         self._watch_ms = watch_ms
+        self._shared = store.lease_seconds is not None
         self._orders: OrderedDict[str, Order] = OrderedDict()
+        self._remembered: dict[str, float] = {}
+        """Since when each is in memory, where the store is shared."""
+        self.owner = new_id()
+        """The name under which this process sends; another one when its lease was lost."""
         self._listeners: list[Callable[[Order], None]] = []
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.waits = Waits(clock)
@@ -125,7 +134,7 @@ class Ledger:
 
     async def _load(self, client_id: str, order_id: str) -> Order:
         cached = self._orders.get(order_id)
-        if cached is not None:
+        if cached is not None and self._is_fresh(order_id):
             return cached
         order = await self._store.order(client_id, order_id)
         if order is None:
@@ -133,35 +142,44 @@ class Ledger:
         self._remember(order)
         return order
 
-    async def intend(self, key: PurchaseKey, *, owner: str) -> Order | None:
+    def _is_fresh(self, order_id: str) -> bool:
+        return not self._shared or self._clock.monotonic() < self._remembered[order_id] + FRESH_SECONDS
+
+    def _forget(self, order_id: str) -> None:
+        self._orders.pop(order_id, None)
+        self._remembered.pop(order_id, None)
+
+    async def intend(self, key: PurchaseKey) -> Order | None:
         """Stores the intention to send; None when the purchase isn't waiting any more. Raises StoreUnavailable."""
         async with self._turn(key.order_id):
-            return await self._intend(key, owner)
+            return await self._intend(key)
 
     def _turn(self, order_id: str) -> asyncio.Lock:
         """Changes of one order take turns: a hundred purchases of it would else make each other start over."""
         return self._turns.setdefault(order_id, asyncio.Lock())
 
-    async def _intend(self, key: PurchaseKey, owner: str) -> Order | None:
+    async def _intend(self, key: PurchaseKey) -> Order | None:
         while True:
             order = await self.load(key)
             if order.purchase(key.number) not in moves.sendable(order):
                 return None
             since, why = self.waits.told(key.number)
             intended = moves.intend(
-                order, key.number, owner=owner, at=self._clock.now_ms(), waited_since=since, waited_for=why
+                order, key.number, owner=self.owner, at=self._clock.now_ms(), waited_since=since, waited_for=why
             )
             probes.probe("intend.storing")
-            if await self._store.save(Change(order=intended, visible=False)):
+            if await self._store.save(Change(order=intended, visible=False, fenced=True)):
                 probes.probe("intend.stored")
                 self.waits.end(key.number)
                 self._remember(intended)
                 return intended
             # Another purchase of the same order moved meanwhile; that is no reason to wait for its end.
-            self._orders.pop(key.order_id, None)
+            self._forget(key.order_id)
 
-    async def note(self, key: PurchaseKey, note: Callable[[Order], Order]) -> Order:
+    async def note(self, key: PurchaseKey, note: Callable[[Order], Order], *, fenced: bool = False) -> Order:
         """Stores what is noted of a purchase; a note that returns the same order is no news. Raises StoreUnavailable.
+
+        `fenced`: what is noted is that a request is about to go out; only a process whose lease holds may.
 
         Listeners hear of it only where the client does: when it changed what the client sees.
         """
@@ -173,19 +191,25 @@ class Ledger:
                     return order
                 visible = noted.version > order.version
                 probes.probe("note.storing")
-                if await self._store.save(Change(order=noted, visible=visible)):
+                if await self._store.save(Change(order=noted, visible=visible, fenced=fenced)):
                     probes.probe("note.stored")
                     self._remember(noted)
                     if visible:
                         self._metrics.order_moved(order.state, noted.state)
                         self._tell(noted)
                     return noted
-                self._orders.pop(key.order_id, None)
+                self._forget(key.order_id)
 
     async def request_cancel(self, client_id: str, order_id: str) -> Order:
         """Stores the client's wish to cancel, once. Raises OrderNotCancellable, OrderGone or StoreUnavailable."""
         async with self._turn(order_id):
+            self._look_again(order_id)
             return await self._request_cancel(client_id, order_id)
+
+    def _look_again(self, order_id: str) -> None:
+        """What people are told must not rest on what another process may have changed since."""
+        if self._shared:
+            self._forget(order_id)
 
     async def _request_cancel(self, client_id: str, order_id: str) -> Order:
         while True:
@@ -205,7 +229,7 @@ class Ledger:
                 log.info("order cancelled", order_state=state, order_id=order_id, client=client_id)
                 self._tell(step.order)
                 return step.order
-            self._orders.pop(order_id, None)
+            self._forget(order_id)
 
     async def decide(
         self, key: PurchaseKey, decide: Callable[[Order, Circumstances], Step], audit: AuditEntry
@@ -216,6 +240,7 @@ class Ledger:
         """
         sealer = await self._vault.client(key.client_id)
         async with self._turn(key.order_id):
+            self._look_again(key.order_id)
             while True:
                 order = await self.load(key)
                 step = decide(order, self._around(order, key.number, Source.OPERATOR, sealer))
@@ -235,7 +260,7 @@ class Ledger:
                     self._warn(order, step.alerts)
                     self._tell(step.order)
                     return step.order
-                self._orders.pop(key.order_id, None)
+                self._forget(key.order_id)
 
     async def apply(self, key: PurchaseKey, *happenings: Happening) -> Order:
         """Applies what was learned about purchases of one order, in one commit and at most one new version.
@@ -257,7 +282,7 @@ class Ledger:
                 continue
             if applied is not None:
                 return applied
-            self._orders.pop(key.order_id, None)
+            self._forget(key.order_id)
 
     async def _try_to_apply(self, key: PurchaseKey, happenings: Sequence[Happening]) -> Order | None:
         """None when someone else changed the order first."""
@@ -336,8 +361,10 @@ class Ledger:
     def _remember(self, order: Order) -> None:
         self._orders[order.order_id] = order
         self._orders.move_to_end(order.order_id)
+        if self._shared:
+            self._remembered[order.order_id] = self._clock.monotonic()
         if len(self._orders) > CACHED_ORDERS:
-            self._orders.popitem(last=False)
+            self._forget(next(iter(self._orders)))
 
     def _tell(self, order: Order) -> None:
         for listener in self._listeners:

@@ -145,6 +145,19 @@ class Reviews:
                 account.pause(hold)
                 log.warning("account is paused by an operator", account=hold.account, by=hold.by, why=hold.reason)
 
+    async def renew_holds(self) -> None:
+        """Takes over what operators paused and resumed by way of another process."""
+        holds = {hold.account: hold for hold in await self._store.holds()}
+        for name, account in self._accounts.items():
+            hold = holds.get(name)
+            if hold is not None and account.hold != hold:
+                account.pause(hold)
+                log.warning("account paused by an operator", account=name, by=hold.by, why=hold.reason)
+            elif hold is None and account.hold is not None:
+                account.resume()
+                log.warning("account resumed by an operator", account=name)
+                self._woken(account)
+
     async def pause(self, name: str, *, by: str, reason: str) -> Account:
         """Sends nothing new to an account until it is resumed. Raises SupplierNotFound or StoreUnavailable."""
         account = self._account(name)

@@ -1,4 +1,4 @@
-"""The store: one interface, two engines (SQLite here, PostgreSQL to come).
+"""The store: one interface, two engines (SQLite for one process, PostgreSQL for any number).
 
 What every engine promises:
 
@@ -7,8 +7,11 @@ What every engine promises:
 * Each client has one log. Its positions have no gap, rise in commit order, and are read in that order; listeners hear
   of updates only after the commit, in the order of positions.
 * Several changes handed over together may share a commit; none can make another fail.
+* Every process that works on orders holds a lease. Without it nothing is stored that lets a request go out; what is
+  learned of a request is stored whoever brings it.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +25,10 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """The store can't write at the moment (disk full, locked). Nothing was written; trying again may help."""
+
+
+class LeaseLost(StoreUnavailable):
+    """This process's lease was over when it wanted to write the intention of a request. Nothing was written."""
 
 
 class StoreBroken(StoreError):
@@ -129,6 +136,8 @@ class Change:
     """Places of hidden cards that the client has from this version on."""
     audit: AuditEntry | None = None
     """The decision that made the change."""
+    fenced: bool = False
+    """The change lets a request go out: only a process whose lease holds may store it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +162,18 @@ class OpenPurchase:
     state: PurchaseState
     watch_until: int = 0
     """Of a delivered one, until when something may still become of it."""
+    abandoned_for: int | None = None
+    """How long ago, in milliseconds, the lease of the process ended that followed it; None: that process is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How a process's lease stands."""
+
+    held: bool
+    """False: it was over before it was renewed, and others may have taken up the work."""
+    replicas: int
+    """Processes that hold one now, this one included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +277,37 @@ UpdateListener = Callable[[Sequence[Update]], None]
 class Store(Protocol):
     """One database."""
 
+    @property
+    def lease_seconds(self) -> float | None:
+        """How long a lease lasts unless it is renewed; None: no other process can use this database."""
+
+    @property
+    def broken(self) -> asyncio.Event:
+        """Set when the store failed for good: the process must stop acknowledging and end."""
+
+    @property
+    def commits(self) -> int:
+        """Commits so far."""
+
+    def on_commit(self, observer: Callable[[int], None]) -> None:
+        """Who is told how many writes shared each commit."""
+
     def listen(self, listener: UpdateListener) -> None:
-        """Adds a listener."""
+        """Adds a listener. It hears of the updates that this process commits, and of those that others commit to the
+        logs that are followed; an update that it heard of by both ways comes once, in its place.
+        """
+
+    def follow(self, client_id: str) -> None:
+        """From now on listeners hear of everything that is committed to this client's log, by whomever."""
+
+    def unfollow(self, client_id: str) -> None:
+        """Nobody here needs to hear of other processes' updates of this client any more."""
+
+    async def join(self, owner: str) -> None:
+        """Begins a lease under a name that was never used before."""
+
+    async def renew(self) -> Lease:
+        """Makes the lease last from now on; one that was over stays over, and `join` begins another."""
 
     async def create(self, order: Order) -> Created:
         """Stores a new order (version 1, revision 1) with its purchases and logs its first update.
@@ -304,8 +354,10 @@ class Store(Protocol):
     async def purchase(self, account: str, number: str) -> PurchaseKey | None:
         """Finds a purchase by its number at a supplier account."""
 
-    async def open_purchases(self, after_number: str, limit: int) -> list[OpenPurchase]:
-        """One page of all unsettled purchases, by number."""
+    async def adopt(self, after_number: str, limit: int, *, thorough: bool = False) -> list[OpenPurchase]:
+        """One page, by number, of the unsettled purchases that no process with a lease follows; from now on this one
+        does. `thorough` also finds those whose process left no trace; it reads all unsettled ones.
+        """
 
     async def open_order_counts(self) -> dict[OrderState, int]:
         """How many orders stand in each state that isn't terminal."""
@@ -345,6 +397,9 @@ class Store(Protocol):
 
     async def save_token(self, token: SealedToken) -> None:
         """Stores an account's access token."""
+
+    async def new_epoch(self) -> None:
+        """Begins another history, as after a restore: after the next opening tokens of the present one are refused."""
 
     async def close(self) -> None:
         """Finishes what was handed over and closes the database."""

@@ -20,6 +20,7 @@ from reward_server.store import (
     Head,
     Hold,
     KeptAnswer,
+    Lease,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
@@ -33,6 +34,7 @@ from reward_server.store import (
     WrappedKey,
 )
 from reward_server.store.codec import decode_order, encode_order
+from reward_server.store.epochs import random_epoch
 from reward_server.store.sqlite import writing
 from reward_server.store.sqlite.group import Commit, GroupCommit
 from reward_server.store.sqlite.sql import Row, run
@@ -78,6 +80,26 @@ class SqliteStore:
     def listen(self, listener: UpdateListener) -> None:
         """Adds a listener."""
         self._group.listen(listener)
+
+    # --- The lease: the lock on the file, which nobody else can have while this process lives ------------------------
+
+    @property
+    def lease_seconds(self) -> float | None:
+        """It doesn't end."""
+        return None
+
+    def follow(self, client_id: str) -> None:
+        """Nothing to do: nobody else writes."""
+
+    def unfollow(self, client_id: str) -> None:
+        """Nothing to do: nobody else writes."""
+
+    async def join(self, owner: str) -> None:
+        """Nothing to do: this process has the file."""
+
+    async def renew(self) -> Lease:
+        """It holds, and nobody else has one."""
+        return Lease(held=True, replicas=1)
 
     # --- Orders -----------------------------------------------------------------------------------------------------
 
@@ -232,8 +254,8 @@ class SqliteStore:
         rows = self._read("purchase", account, number)
         return PurchaseKey(rows[0][0], rows[0][1], number) if rows else None
 
-    async def open_purchases(self, after_number: str, limit: int) -> list[OpenPurchase]:
-        """One page of all unsettled purchases, by number."""
+    async def adopt(self, after_number: str, limit: int, *, thorough: bool = False) -> list[OpenPurchase]:
+        """One page of all unsettled purchases, by number: the process that followed them is dead."""
         rows = self._read("open_purchases", after_number, limit)
         return [
             OpenPurchase(client_id, order_id, number, account, PurchaseState(state), watch_until)
@@ -291,6 +313,11 @@ class SqliteStore:
         """Stores an account's access token."""
         row = (token.account, token.sealed, token.fetched_at, token.expires_at)
         await self._group.submit(lambda c, _updates: run(c, "save_token", *row))
+
+    async def new_epoch(self) -> None:
+        """From the next opening on, tokens of the present history are refused."""
+        epoch = random_epoch()
+        await self._group.submit(lambda c, _updates: run(c, "new_epoch", epoch))
 
     async def close(self) -> None:
         """Finishes what was handed over and closes the database."""
