@@ -56,6 +56,10 @@ torture-streams: $(VENV)/.ready ## Cut 50 subscribers' connections at random whi
 bench-streams: $(VENV)/.ready ## Measure the streams against bare gRPC on a calm machine (OPTIONS="--streams 1000 --rounds 3")
 	$(BIN)/python benchmarks/streams.py $(OPTIONS)
 
+.PHONY: bench-replicas
+bench-replicas: $(VENV)/.ready ## Measure PostgreSQL with one and two replicas on a calm machine (OPTIONS="--orders 500 --rounds 3")
+	$(BIN)/python benchmarks/replicas.py $(OPTIONS)
+
 .PHONY: simulate
 simulate: $(VENV)/.ready ## Play 100,000 orders with every fault on a virtual clock (OPTIONS="--seeds 7 --orders 50")
 	PYTHONPATH=tests $(BIN)/python -m simulation --seeds 0-1999 --orders 50 $(OPTIONS)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_server.domain.order import OrderState
+from reward_server.store import Update
 from rewardservice.v1 import order_pb2
 from rewardservice.v1 import reward_service_pb2 as pb
 
@@ -288,6 +289,20 @@ async def test_until_terminal_of_terminal_orders_ends_at_once(served: World, sta
     assert messages[-1].WhichOneof("message") in ("heartbeat", "snapshot_end")
 
 
+async def test_until_terminal_waits_for_an_order_that_was_opened_again(served: World) -> None:
+    """An order that an operator's decision takes out of its terminal state has to end once more."""
+    api = served.api()
+    one, two = (await api.create()).order.order_id, (await api.create()).order.order_id
+    stream = api.stream(order_ids=[one, two], until_terminal=True)
+    await stream.skip_to("snapshot_end")
+    await served.change(one, OrderState.FAILED)
+    await served.change(one, OrderState.PROCESSING)
+    await served.change(two, OrderState.FULFILLED)
+    assert [update.order.version for update in await stream.updates(3)] == [2, 3, 2]
+    await served.change(one, OrderState.FULFILLED)
+    assert [message.update.order.version for message in await stream.rest()] == [4]
+
+
 async def test_until_terminal_still_sends_what_is_behind_the_token(served: World) -> None:
     """A reader that comes back after the end gets the rest of the updates, then OK."""
     api = served.api()
@@ -375,6 +390,23 @@ async def test_a_pruned_log_says_where_to_begin(served: World) -> None:
     stream.cancel()
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+async def test_the_twin_says_when_pruning_overtakes_it(served: World, kept: int) -> None:
+    """What goes between its look at the log's ends and its reading isn't left out silently."""
+    await history(served)
+    token = (await served.api().updates(limit=1)).resume_token
+    read = served.store.updates
+
+    async def too_late(client_id: str, after: int, limit: int) -> list[Update]:
+        await served.store.prune(client_id, 1 << 60, 15 - kept)
+        return await read(client_id, after, limit)
+
+    served.store.updates = too_late  # type: ignore[method-assign]
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await served.api().updates(after=token)
+    assert refused(raised.value).reason == "RESUME_TOKEN_EXPIRED"
+
+
 async def test_a_token_of_an_undone_history_is_told_apart(served: World) -> None:
     """A token beyond the head, or of another epoch, is OUT_OF_RANGE: the server was restored from a backup."""
     await served.api().create()
@@ -384,10 +416,12 @@ async def test_a_token_of_an_undone_history_is_told_apart(served: World) -> None
         assert await error_of(served, resume_token=token) == (grpc.StatusCode.OUT_OF_RANGE, "LOG_REWOUND")
 
 
-async def test_an_unknown_order_id_is_refused(served: World) -> None:
-    """One unknown order_id among known ones is NOT_FOUND."""
+async def test_an_unknown_or_foreign_order_id_is_refused(served: World) -> None:
+    """One order_id among known ones that is nobody's or another client's is NOT_FOUND, and nobody can tell which."""
     [known] = await history(served, orders=1, changes=0)
-    assert await error_of(served, order_ids=[known, "01ABC"]) == (grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND")
+    foreign = (await served.api("other-key").create()).order.order_id
+    for wrong in ("01ABC", foreign):
+        assert await error_of(served, order_ids=[known, wrong]) == (grpc.StatusCode.NOT_FOUND, "ORDER_NOT_FOUND")
 
 
 async def test_full_needs_its_permission(served: World) -> None:

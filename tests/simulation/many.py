@@ -10,9 +10,8 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,6 +19,12 @@ from store.history import History
 
 from .disk import Disks
 from .play import Result, play
+
+SEEDS_PER_PROCESS = 100
+"""A process that has played so many ends, and its memory with it."""
+
+TOLD_EVERY = 100
+"""Seeds between two words about how far it is."""
 
 _disks: list[Disks] = []
 
@@ -81,8 +86,9 @@ def _results(seeds: range, orders: int, keep_history: bool, jobs: int) -> Iterat
     if jobs == 1:
         yield from (_play(seed, orders, keep_history) for seed in seeds)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=100) as pool:
-        yield from pool.map(_play, seeds, repeat(orders), repeat(keep_history))
+    # Not a ProcessPoolExecutor: it forgets to start others when its processes end after so many tasks.
+    with get_context("spawn").Pool(jobs, maxtasksperchild=SEEDS_PER_PROCESS) as pool:
+        yield from pool.imap(partial(_play, orders=orders, keep_history=keep_history), seeds)
 
 
 def main() -> int:
@@ -115,6 +121,8 @@ def main() -> int:
         if arguments.history is not None:
             result.history.told = f"seed {result.seed}, {arguments.orders} orders: {result.violations or 'green'}"
             result.history.write(arguments.history)
+        if total.seeds % TOLD_EVERY == 0:
+            sys.stderr.write(f"{total.seeds} of {len(seeds)} seeds, broken: {total.broken or 'none'}\n")
         if arguments.until_broken and result.violations:
             break
     say("\n".join(total.lines()))

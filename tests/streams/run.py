@@ -47,7 +47,7 @@ MOST_IDS = 300
 STALL_SECONDS = 5.0
 """The server's patience with a reader that takes nothing."""
 ENVIRONMENT = {"REWARD_LOGGING__FORMAT": "json", "REWARD_GRPC__DRAIN_SECONDS": "2"}
-"""Streams over connections that rot don't end by themselves: a drain waits for them as long as it may."""
+"""Connections that rot don't end by themselves: a stopping server would wait ten seconds for them."""
 PAGE = 500
 SMALL_WINDOW = (
     ("grpc.use_local_subchannel_pool", 1),

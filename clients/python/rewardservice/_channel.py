@@ -55,6 +55,8 @@ def open_channel(
         # A pulled cable or a forgetful firewall is noticed after 20 + 10 s instead of hours, on quiet streams too.
         "grpc.keepalive_time_ms": 20_000,
         "grpc.keepalive_timeout_ms": 10_000,
+        # The same again: gRPC core goes by this one, whose default is a minute.
+        "grpc.http2.ping_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.max_pings_without_data": 0,
         # gRPC's own pauses between connection attempts grow to two minutes: a server that is back would wait for us.

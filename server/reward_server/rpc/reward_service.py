@@ -1,5 +1,6 @@
 """RewardService: translate, call, translate."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -206,6 +207,8 @@ class RewardService(pb_grpc.RewardServiceServicer):
                 through = page[-1].position
             if len(page) < LOG_PAGE:
                 return _Page(updates, through, more=False)
+            # A search through a long log lets others run in between.
+            await asyncio.sleep(0)
         return _Page(updates, through, more=True)
 
 

@@ -304,6 +304,9 @@ class UpdateStream:
         """The first messages: the snapshot, or a heartbeat at once."""
         if self._request.start is Start.SNAPSHOT:
             async for page in self._pages():
+                if self._parts.hub.draining:
+                    # Half a snapshot has no place to continue at, so there is no last token either.
+                    raise _draining()
                 cards = await self._parts.cards.read(page)
                 pairs = zip(page, cards, strict=True)
                 full = self._request.full
@@ -346,6 +349,9 @@ class UpdateStream:
             if entries:
                 await watcher.load(entries)
                 await writer.write(self._messages(watcher, entries))
+            else:
+                # Writing gives way to others, searching doesn't: a store in this process answers at once.
+                await asyncio.sleep(0)
             self._position = watcher.position
             if self._is_complete:
                 return

@@ -57,6 +57,8 @@ class GroupCommit:
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._closing = False
         self._numbers = itertools.count(1)
+        self.round_trips = 0
+        """To the database and back, for benchmarks."""
 
     def submit(self, client_id: str, write: Write) -> "asyncio.Future[Any]":
         """Hands over a write; the future is done when it is on disk."""
@@ -127,11 +129,13 @@ class GroupCommit:
                 probes.probe("commit.begun")
                 decided = [_decide(batch, write) for write in writes]
                 if not batch.is_empty:
+                    self.round_trips += 1
                     [counts] = await connection.fetch(STATEMENTS["write"], *batch.rows())
                     batch.check(*counts)
             except BaseException:
                 await _roll_back(connection)
                 raise
+            self.round_trips += 1
             lost = await _commit(connection)
         if lost is not None and not batch.is_empty and not await self._was_committed(batch):
             raise StoreUnavailable(f"the database didn't commit: {lost}")
@@ -143,11 +147,13 @@ class GroupCommit:
 
     async def _begin(self, connection: Connection, client_id: str, writes: list[Write]) -> Batch:
         owner = self._owner()
+        self.round_trips += 3
         await connection.execute("BEGIN")
         try:
             heads = await connection.fetch(STATEMENTS["lock_head"], client_id)
             if not heads:
                 # A client's first write: the row has to be there before it can be locked.
+                self.round_trips += 2
                 await connection.execute(STATEMENTS["add_head"], client_id)
                 heads = await connection.fetch(STATEMENTS["lock_head"], client_id)
             [(position, pruned_through)] = heads

@@ -109,6 +109,11 @@ class PostgresStore:
         """Notifications of other processes' commits that came."""
         return self._tailing.notices
 
+    @property
+    def round_trips(self) -> int:
+        """To the database and back, of orders written, for benchmarks."""
+        return self._group.round_trips
+
     # --- The lease --------------------------------------------------------------------------------------------------
 
     @property
