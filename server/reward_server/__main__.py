@@ -67,10 +67,58 @@ def check_config(*, config: ConfigFile = None) -> int:
 
 @cli.command
 def migrate(*, config: ConfigFile = None) -> int:
-    """Bring the store to this version's schema. SQLite does it at every start; this does it ahead of one."""
+    """Bring the store to this version's schema. SQLite does it at every start too; PostgreSQL only by this."""
+    from reward_server.store.open import migrate_store  # noqa: PLC0415 - only this command opens a store
+
     settings = load_settings(config, os.environ)
-    asyncio.run(_open_and_close(settings.store.url))
+    for name in asyncio.run(migrate_store(settings.store.url)):
+        print(f"applied {name}")
     print("the store is up to date")
+    return 0
+
+
+@cli.command
+def migrate_store(
+    *,
+    source: Annotated[str, Parameter(name="--from", help="sqlite:///PATH, of a stopped server.")],
+    target: Annotated[str, Parameter(name="--to", help="postgresql://USER@HOST/DATABASE, empty.")],
+) -> int:
+    """Move a store from SQLite to PostgreSQL: everything, cards stay sealed. Interrupted, run it again: it goes on."""
+    from reward_server.store.open import move_store  # noqa: PLC0415 - only this command pays for it
+
+    moved = asyncio.run(move_store(source, target, tell=lambda line: print(line, file=sys.stderr)))
+    for table in moved:
+        print(f"{table.name:<10} {table.rows:>10} rows  sha256 {table.sha256}")
+    print("the store was moved before" if not moved else "both sides are the same; the SQLite file isn't used any more")
+    return 0
+
+
+@cli.command
+def restored(*, config: ConfigFile = None) -> int:
+    """Make a store fit to start that was put back from a backup: all accounts paused, resume tokens of before refused.
+
+    Run it once after each restore, before any server starts.
+    """
+    from reward_server.restoring import restore  # noqa: PLC0415 - only this command pays for it
+    from reward_server.store.open import open_store  # noqa: PLC0415
+
+    settings = load_settings(config, os.environ)
+
+    async def work() -> None:
+        store = await open_store(
+            settings.store.url,
+            lease_seconds=settings.store.lease_seconds,
+            behind_pooler=settings.store.behind_pooler,
+        )
+        try:
+            done = await restore(store, settings.accounts)
+        finally:
+            await store.close()
+        print(f"paused: {', '.join(done.paused) or 'no account is configured'}")
+        print(f"purchases that the suppliers will be asked about first: {done.doubted}")
+        print("resume tokens of before are refused from now on; see docs/operations.md before you resume an account")
+
+    asyncio.run(work())
     return 0
 
 
@@ -91,13 +139,6 @@ def new_master_key(file: Path) -> int:
     create_master_key_file(file)
     print(f"wrote {file}; keep a copy where the database's backups aren't")
     return 0
-
-
-async def _open_and_close(url: str) -> None:
-    from reward_server.store.open import open_store  # noqa: PLC0415 - only this command opens a store
-
-    store = await open_store(url)
-    await store.close()
 
 
 def run_cli(arguments: list[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 """Runs the real server and kills it, with SIGKILL, when it passes a crash point for the nth time, or when so many
-requests to buy, or answers to them, are on the wire in part.
+requests to buy, or answers to them, are on the wire in part. Or freezes it there, with SIGSTOP.
 
 `python launch.py --config FILE [--kill POINT --nth N --after-ms M --armed-by POINT] [--later-program]`, or `serve` in a
 process of its own that was forked from one which has imported all there is to import: that saves a second per start.
@@ -37,7 +37,12 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def set_trap(point: str, nth: int, after_ms: float, armed_by: str = "") -> None:
+def freeze() -> None:
+    """Stands still, with every thread, until somebody sends SIGCONT."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def set_trap(point: str, nth: int, after_ms: float, armed_by: str = "", *, strike: Callable[[], None] = kill) -> None:
     """Puts a deadly function in the place of the harmless one; every part of the server calls it by its module.
 
     With `armed_by` counting begins when that point is passed.
@@ -54,9 +59,9 @@ def set_trap(point: str, nth: int, after_ms: float, armed_by: str = "") -> None:
         if armed and name == point and next(passed) == nth:
             if after_ms:
                 # The server goes on meanwhile: what it had only handed over is on the wire by then.
-                threading.Timer(after_ms / 1000, kill).start()
+                threading.Timer(after_ms / 1000, strike).start()
             else:
-                kill()
+                strike()
 
     probes.probe = deadly
 
@@ -197,15 +202,26 @@ def become_a_later_program() -> None:
 
 
 def serve(
-    config: str, log: str, *, kill: str, nth: int, after_ms: float, armed_by: str, part: str, later_program: bool
+    config: str,
+    log: str,
+    *,
+    kill: str,
+    stop: str,
+    nth: int,
+    after_ms: float,
+    armed_by: str,
+    part: str,
+    later_program: bool,
 ) -> None:
-    """Serves, or dies; what the server says goes to the end of a file."""
+    """Serves, or dies, or stands still; what the server says goes to the end of a file."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ["REWARD_LOGGING__FORMAT"] = "json"
     if kill:
         set_trap(kill, nth, after_ms, armed_by)
+    if stop:
+        set_trap(stop, nth, after_ms, armed_by, strike=freeze)
     if part:
         Parts(part, nth, Path(log).with_name(PARTIAL)).set()
     if later_program:

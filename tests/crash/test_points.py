@@ -97,9 +97,9 @@ def parts() -> Iterator[Case]:
         yield Case("", len(ONE_EACH), wishes=ONE_EACH, part=part)
 
 
-async def play(case: Case, folder: Path) -> list[str]:
-    """What went wrong when the server died there."""
-    async with world(folder, products=[wish.product for wish in case.wishes]) as one:
+async def play(case: Case, folder: Path, *, store: str = "", **account: float) -> list[str]:
+    """What went wrong when the server died there; `store` and `account` are those of `world`."""
+    async with world(folder, products=[wish.product for wish in case.wishes], store=store, **account) as one:
         one.order(case.wishes)
         if case.restarted:
             await one.start()
@@ -260,16 +260,26 @@ async def everywhere(
 
 
 def test_the_program_passes_each_point_in_one_place_and_no_others() -> None:
-    """Names in the program and in the list of points are the same."""
+    """Names in the program and in the list of points are the same; each store passes those of a write in its own
+    place.
+    """
     package = Path(reward_server.__file__).parent
-    trees = [ast.parse(file.read_text()) for file in package.rglob("*.py")]
+    files = set(package.rglob("*.py"))
+    of_postgres = set((package / "store" / "postgres").rglob("*.py"))
+    assert passed(files - of_postgres) == Counter(dict.fromkeys(probes.POINTS, 1))
+    commits = [point for point in probes.POINTS if point.startswith("commit.")]
+    assert passed(of_postgres) == Counter(dict.fromkeys(commits, 1))
+
+
+def passed(files: Iterable[Path]) -> Counter[str]:
+    """The points that some files of the program pass, and in how many places."""
+    trees = [ast.parse(file.read_text()) for file in files]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    passed = Counter(
-        call.args[0].value
+    return Counter(
+        str(call.args[0].value)
         for call in calls
         if ast.unparse(call.func) == "probes.probe" and isinstance(call.args[0], ast.Constant)
     )
-    assert passed == Counter(dict.fromkeys(probes.POINTS, 1))
 
 
 def test_the_shipped_probe_does_nothing() -> None:

@@ -1,8 +1,8 @@
 """Opens the file: the right SQLite, alone on it, private, and with the newest schema."""
 
+import datetime
 import fcntl
 import os
-import secrets
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +11,7 @@ import apsw
 
 from reward_server import probes
 from reward_server.store import StoreRefused
+from reward_server.store.epochs import random_epoch
 from reward_server.store.migrations import Applied, Migration, load_migrations, pending
 from reward_server.store.sqlite.group import Commit
 from reward_server.store.sqlite.sql import run
@@ -44,29 +45,57 @@ def open_sqlite(
 
     `commit` and `vfs` replace how a commit is run and how files are written, for simulations.
     """
-    refuse_bad_sqlite(apsw.sqlite_lib_version())
-    lock = _prepare_file(path)
-    connections: list[apsw.Connection] = []
+    writer, lock, epoch = open_alone(path, vfs=vfs, migrations=migrations)
     try:
-        writer = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
-        connections.append(writer)
-        _set_up_writer(writer)
-        _migrate(writer, migrations)
-        epoch = _epoch(writer)
+        if moved := run(writer, "moved"):
+            day = datetime.datetime.fromtimestamp(moved[0][0] / 1000, datetime.UTC).date()
+            raise StoreRefused(f"this store was moved to PostgreSQL on {day}: its orders are bought from there")
         reader = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
-        connections.append(reader)
-        reader.set_busy_timeout(_WAIT_FOR_LOCK_MS)
-        _pragmas(reader, query_only="ON", cache_size=-_READ_CACHE_KIB)
+        try:
+            reader.set_busy_timeout(_WAIT_FOR_LOCK_MS)
+            _pragmas(reader, query_only="ON", cache_size=-_READ_CACHE_KIB)
+        except BaseException:
+            reader.close()
+            raise
     except BaseException as error:
-        for connection in connections:
-            connection.close()
+        writer.close()
         os.close(lock)
-        if isinstance(error, StoreRefused):
-            raise StoreRefused(f"{path}: {error}") from None
-        if isinstance(error, apsw.Error):
-            raise StoreRefused(f"{path} can't be used as a database: {error}") from error
+        if refused := _refused(path, error):
+            raise refused from error
         raise
     return SqliteStore(writer, reader, lock, epoch=epoch, commit=commit)
+
+
+def open_alone(
+    path: Path, *, vfs: str | None = None, migrations: tuple[Migration, ...] = MIGRATIONS
+) -> tuple[apsw.Connection, int, int]:
+    """Opens or creates a database, brings its schema up to date and keeps other processes out. Raises StoreRefused.
+
+    Returns a connection, the descriptor that holds the lock, and the epoch.
+    """
+    refuse_bad_sqlite(apsw.sqlite_lib_version())
+    lock = _prepare_file(path)
+    writer: apsw.Connection | None = None
+    try:
+        writer = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
+        _set_up_writer(writer)
+        _migrate(writer, migrations)
+        return writer, lock, _epoch(writer)
+    except BaseException as error:
+        if writer is not None:
+            writer.close()
+        os.close(lock)
+        if refused := _refused(path, error):
+            raise refused from error
+        raise
+
+
+def _refused(path: Path, error: BaseException) -> StoreRefused | None:
+    if isinstance(error, StoreRefused):
+        return StoreRefused(f"{path}: {error}")
+    if isinstance(error, apsw.Error):
+        return StoreRefused(f"{path} can't be used as a database: {error}")
+    return None
 
 
 def refuse_bad_sqlite(version: str) -> None:
@@ -142,7 +171,6 @@ def _migrate(writer: apsw.Connection, migrations: tuple[Migration, ...]) -> None
 
 
 def _epoch(writer: apsw.Connection) -> int:
-    # 31 bits and never 0, so that it fits every integer type it will travel in.
-    run(writer, "set_epoch", secrets.randbelow(2**31 - 1) + 1)
+    run(writer, "set_epoch", random_epoch())
     [(epoch,)] = run(writer, "epoch")
     return int(epoch)

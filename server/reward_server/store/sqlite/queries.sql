@@ -22,6 +22,16 @@ INSERT INTO meta (key, value) VALUES ('epoch', ?1) ON CONFLICT DO NOTHING;
 -- epoch --
 SELECT value FROM meta WHERE key = 'epoch';
 
+-- new_epoch --
+UPDATE meta SET value = ?1 WHERE key = 'epoch';
+
+-- mark_moved --
+-- When the store was moved to another engine, milliseconds.
+INSERT INTO meta (key, value) VALUES ('moved', ?1) ON CONFLICT DO NOTHING;
+
+-- moved --
+SELECT value FROM meta WHERE key = 'moved';
+
 -- create_order --
 -- The position is looked up here and written to the head only if a row came back: the loser of a race for a
 -- client_order_id leaves no gap. A known order_id under another client_order_id is a defect and fails loudly.
