@@ -45,12 +45,16 @@ test: $(VENV)/.ready ## Run every Python test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: torture
-torture: $(VENV)/.ready torture-streams ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
+torture: $(VENV)/.ready torture-streams torture-replicas ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
 	PYTHONPATH=tests $(BIN)/python -m crash.torture $(OPTIONS)
 
 .PHONY: torture-streams
 torture-streams: $(VENV)/.ready ## Cut 50 subscribers' connections at random while 10,000 orders run (STREAMS="--orders 500 --seed 7")
 	PYTHONPATH=tests $(BIN)/python -m streams.torture $(STREAMS)
+
+.PHONY: torture-replicas
+torture-replicas: $(VENV)/.ready ## Kill and freeze 3 replicas and restart their PostgreSQL while 5,000 orders run (REPLICAS="--orders 500 --seed 7")
+	PYTHONPATH=tests $(BIN)/python -m replicas.torture $(REPLICAS)
 
 .PHONY: bench-streams
 bench-streams: $(VENV)/.ready ## Measure the streams against bare gRPC on a calm machine (OPTIONS="--streams 1000 --rounds 3")
@@ -63,6 +67,10 @@ bench-replicas: $(VENV)/.ready ## Measure PostgreSQL with one and two replicas o
 .PHONY: simulate
 simulate: $(VENV)/.ready ## Play 100,000 orders with every fault on a virtual clock (OPTIONS="--seeds 7 --orders 50")
 	PYTHONPATH=tests $(BIN)/python -m simulation --seeds 0-1999 --orders 50 $(OPTIONS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.ready ## Try inputs that nobody expects for a minute and count them (OPTIONS="--seconds 3600", "--inputs 20000 --only rpc")
+	PYTHONPATH=tests $(BIN)/python -m fuzz $(OPTIONS)
 
 .PHONY: check
 check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness

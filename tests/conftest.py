@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before anything imports grpc: its handlers of a fork may crash the process that starts a PostgreSQL server.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from postgres_server import VARIABLE, Cluster, Server, execute, given_dsn, server

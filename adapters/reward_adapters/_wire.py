@@ -225,19 +225,46 @@ def rate_limited(reply: HttpReply) -> NotSent | None:
 def callback_fields(callback: Callback, encodings: Collection[Encoding] = ("form", "json")) -> dict[str, Any] | None:
     """The fields of a callback that comes as a JSON object or as a form, whatever its content type says.
 
-    `None` for anything else, for an encoding that isn't wanted, and for a field given twice: two readers could each see
-    another value.
+    `None` for anything else, for an encoding that isn't wanted, for more or deeper fields than any supplier sends
+    (nothing of it is verified yet), and for a field given twice: two readers could each see another value.
     """
+    if len(callback.body) > _CALLBACK_BYTES:
+        return None
     try:
         body = callback.body.decode("utf-8-sig")
         is_json = body.lstrip().startswith("{")
         if ("json" if is_json else "form") not in encodings:
             return None
         if is_json:
-            return json.loads(body, object_pairs_hook=_no_repeats)  # type: ignore[no-any-return]
-        return _no_repeats(parse_qsl(body, keep_blank_values=True, strict_parsing=True, errors="strict"))
+            return None if _is_deep(body) else json.loads(body, object_pairs_hook=_no_repeats)
+        pairs = parse_qsl(
+            body, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=_CALLBACK_FIELDS
+        )
+        return _no_repeats(pairs)
     except (ValueError, RecursionError):
         return None
+
+
+_CALLBACK_BYTES = 1_048_576
+_CALLBACK_FIELDS = 500
+_CALLBACK_DEPTH = 16
+"""The deepest documented callback is a list of cards in a field: 3. The longest one has some 20 fields."""
+# The closing quote may be missing: whatever fails here would be tried again at the next character.
+_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def _is_deep(body: str) -> bool:
+    """Whether JSON nests deeper than any callback does, told without building anything of it."""
+    depth = 0
+    for found in _TEXT_OR_BRACKET.finditer(body):
+        match found[0]:
+            case "[" | "{":
+                depth += 1
+            case "]" | "}":
+                depth -= 1
+        if depth > _CALLBACK_DEPTH:
+            return True
+    return False
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

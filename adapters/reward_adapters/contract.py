@@ -446,10 +446,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackRefused:
-    """Not from the supplier, or not readable. Nothing is looked up, nothing changes."""
+    """Not from the supplier, or not readable. Nothing is looked up, nothing changes, and the answer tells nothing."""
 
     reason: str
-    answer: Answer = Answer(b"refused", status=403)
+    """For the operator's log; scrubbed."""
 
 
 # --- The contract -----------------------------------------------------------------------------------------------------

@@ -688,9 +688,9 @@ def read_callback(callback: Callback, config: Config) -> Notice | CallbackRefuse
     fields = callback_fields(callback) or {}
     number, time = text(fields.get("external_orderno")), text(fields.get("time"))
     if not _genuine(fields, time, config):
-        return CallbackRefused(reason="the signature is wrong", answer=REFUSED)
+        return CallbackRefused(reason="the signature is wrong")
     if not number:
-        return CallbackRefused(reason="no external_orderno: not about an order", answer=REFUSED)
+        return CallbackRefused(reason="no external_orderno: not about an order")
     return Notice(
         number=number,
         supplier_reference=text(fields.get("ordersn")) or None,

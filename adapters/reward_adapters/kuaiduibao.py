@@ -433,9 +433,9 @@ def read_callback(callback: Callback, config: Config) -> Notice | CallbackRefuse
         genuine = False
     number, order_no = text(fields.get("out_trade_no")), text(fields.get("order_no"))
     if not genuine:
-        return CallbackRefused(reason="the signature is wrong", answer=signed_answer(0, "bad sign", app_secret))
+        return CallbackRefused(reason="the signature is wrong")
     if not number:
-        return CallbackRefused(reason="no out_trade_no", answer=signed_answer(0, "no out_trade_no", app_secret))
+        return CallbackRefused(reason="no out_trade_no")
     outcome: Outcome | None
     match text(fields.get("status_code")):
         case _ if config.order_query_path:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -14,15 +14,18 @@ from aiohttp import web
 from reward_server.access import Access
 from reward_server.catalogue import Catalogue
 from reward_server.clock import Clock
-from reward_server.config import Address, GrpcSettings, Settings, StoreSettings
+from reward_server.config import Address, GrpcSettings, JwtSettings, Settings, StoreSettings
 from reward_server.domain.ids import IdSource
 from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.engine import Engine
 from reward_server.engine.inquiries import Inquiries
-from reward_server.http import add_ops, callback_app
+from reward_server.guard import Guard
+from reward_server.http import add_ops, callback_app, runner
 from reward_server.hub import Hub
+from reward_server.jwts import Issuer, Verifier
 from reward_server.metrics import Metrics
 from reward_server.pruning import Pruner
+from reward_server.reloading import Reloader
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
 from reward_server.rpc.catalog_service import CatalogService
@@ -34,6 +37,7 @@ from reward_server.rpc.streaming import StreamParts
 from reward_server.sealing import SealError, Vault
 from reward_server.store import Store, StoreBroken, StoreError
 from reward_server.store.open import open_store
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +64,10 @@ class App:
         self._ready = "starting"
         self._background: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
+        self._verifier: Verifier | None = None
+        self._use_clients(settings)
+        self.access = Access(settings.clients, now_ms=self._clock.now_ms)
+        self._reloader = Reloader(settings, self._take_over, self._recheck)
 
     async def start(self) -> None:
         """Opens the store, takes the ports, goes on with open purchases, and serves. Raises StartError."""
@@ -79,16 +87,21 @@ class App:
         except BaseException:
             await self.close()
             raise
-        pruner = Pruner(
+        self._pruner = Pruner(
             self.store,
-            (client.client_id for client in settings.clients),
+            self._quotas,
             retention_days=settings.stream.retention_days,
             clock=self._clock,
         )
-        work = (self._watch_store(), pruner.run(), self.inquiries.keep_balances(), self.inquiries.keep_forms())
-        self._background = [asyncio.create_task(each) for each in work]
-        for task in self._background:
-            task.add_done_callback(self._background_ended)
+        work = (
+            self._watch_store(),
+            self._pruner.run(),
+            self.inquiries.keep_balances(),
+            self.inquiries.keep_forms(),
+            self._reloader.run(),
+        )
+        for each in work:
+            self._spawn(each)
         self._ready = ""
         log.info(
             "ready",
@@ -115,6 +128,7 @@ class App:
                     submit_window=account.submit_window,
                     max_calls_per_second=account.max_calls_per_second,
                     notify_url=f"{settings.callback_url}/{name}" if settings.callback_url else None,
+                    base_url=getattr(account.config, "base_url", None),
                 ),
                 account.supplier,
                 store=self.store,
@@ -132,6 +146,7 @@ class App:
             clock=self._clock,
             new_id=IdSource(self._clock.now_ms),
             metrics=self.metrics,
+            quota_of=lambda client_id: self._quotas.get(client_id, NO_QUOTA),
         )
         self.engine.on_failure(self._task_failed)
         self.inquiries = Inquiries(accounts, catalogue, clock=self._clock, metrics=self.metrics)
@@ -139,9 +154,17 @@ class App:
         cards = CardReader(self.store, vault)
         self.hub = Hub(self.store, UpdateEncoder(cards, tokens))
         parts = StreamParts(
-            store=self.store, hub=self.hub, tokens=tokens, cards=cards, metrics=self.metrics, now_ms=self._clock.now_ms
+            store=self.store,
+            hub=self.hub,
+            tokens=tokens,
+            cards=cards,
+            metrics=self.metrics,
+            now_ms=self._clock.now_ms,
+            stream_seconds=settings.grpc.max_connection_age_seconds,
         )
         grpc = settings.grpc
+        self._take_issuer(settings)
+        self._interceptor = RpcInterceptor(self.access, self.metrics, grpc.max_message_bytes)
         try:
             self.rpc = build_server(
                 address=str(grpc.bind),
@@ -157,32 +180,85 @@ class App:
                     tokens=tokens,
                     cards=cards,
                 ),
-                interceptor=RpcInterceptor(Access(settings.clients), self.metrics, grpc.max_message_bytes),
+                interceptor=self._interceptor,
                 hub=self.hub,
                 max_message_bytes=grpc.max_message_bytes,
+                max_connection_age=grpc.max_connection_age_seconds,
                 reflection=grpc.serves_reflection,
                 tls=_tls(grpc),
+                client_address=str(grpc.tls_client_bind) if grpc.tls_client_bind else None,
             )
         except OSError as error:
             raise port_error("grpc.bind", grpc.bind, error) from None
 
+    def reload(self) -> None:
+        """Reads the configuration again, soon: what can change while the server runs is taken over."""
+        self._reloader.ask()
+
+    def _take_over(self, settings: Settings) -> None:
+        self._use_clients(settings)
+        self._take_issuer(settings)
+        self._pruner.use(self._quotas)
+        if (tls := _tls(settings.grpc)) is not None:
+            self.rpc.use_certificates(tls)
+
+    def _use_clients(self, settings: Settings) -> None:
+        self._quotas = {
+            client.client_id: Quota(client.limits.orders_in_flight, client.limits.spend_per_day)
+            for client in settings.clients
+        }
+
+    def _take_issuer(self, settings: Settings) -> None:
+        """Takes over the clients with what shows them; the verifier stays as long as its issuer does."""
+        former, issuer = self._verifier, _issuer(settings.jwt)
+        if former is not None and former.issuer == issuer:
+            # Its keys may be what changed.
+            self._spawn(former.refresh())
+        else:
+            self._verifier = None if issuer is None else Verifier(issuer, clock=self._clock)
+            if self._verifier is not None:
+                self._verifier.start()
+            if former is not None:
+                self._spawn(former.close())
+        self.access.use(settings.clients, self._verifier)
+
+    def _recheck(self) -> None:
+        self._interceptor.recheck()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.append(task)
+        task.add_done_callback(self._background_ended)
+        task.add_done_callback(self._background.remove)
+
     async def _serve_http(self) -> None:
         settings = self._settings
-        app = callback_app(self.engine, settings.callbacks.max_body_bytes)
+        callbacks = settings.callbacks
+        guard = Guard(
+            networks={name: account.callback_networks for name, account in settings.accounts.items()},
+            trusted_proxies=callbacks.trusted_proxies or (),
+            max_per_second=callbacks.max_per_second_per_source,
+            now=self._clock.monotonic,
+        )
+        app = callback_app(self.engine, callbacks.max_body_bytes, guard=guard, metrics=self.metrics)
         if settings.ops_address is None:
-            add_ops(app, self.metrics, lambda: self._ready)
+            add_ops(app, self.metrics, self._not_ready)
         else:
             ops = web.Application()
-            add_ops(ops, self.metrics, lambda: self._ready)
+            add_ops(ops, self.metrics, self._not_ready)
             await self._listen(ops, settings.ops_address, "ops.bind")
         await self._listen(app, settings.http.bind, "http.bind")
 
+    def _not_ready(self) -> str:
+        """Why calls had better go elsewhere; "" when they are welcome."""
+        return self._ready or self.store.trouble
+
     async def _listen(self, app: web.Application, address: Address, key: str) -> None:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        self._runners.append(runner)
+        running = runner(app)
+        await running.setup()
+        self._runners.append(running)
         try:
-            await web.TCPSite(runner, address.host, address.port).start()
+            await web.TCPSite(running, address.host, address.port).start()
         except OSError as error:
             raise port_error(key, address, error) from None
 
@@ -217,10 +293,12 @@ class App:
         """Ends what is left. Open purchases go on at the next start."""
         for task in self._background:
             task.cancel()
+        if self._verifier is not None:
+            await self._verifier.close()
         if hasattr(self, "rpc"):
             await self.rpc.stop(0)
-        for runner in self._runners:
-            await runner.cleanup()
+        for running in self._runners:
+            await running.cleanup()
         if hasattr(self, "inquiries"):
             await self.inquiries.close()
         if hasattr(self, "engine"):
@@ -242,7 +320,21 @@ def _shared_options(store: StoreSettings) -> dict[str, Any]:
 def _tls(grpc: GrpcSettings) -> TlsFiles | None:
     if grpc.tls_certificate_file is None or grpc.tls_key_file is None:
         return None
-    return TlsFiles(grpc.tls_certificate_file, grpc.tls_key_file)
+    return TlsFiles(grpc.tls_certificate_file, grpc.tls_key_file, grpc.tls_client_ca_file)
+
+
+def _issuer(jwt: JwtSettings) -> Issuer | None:
+    if jwt.issuer is None or jwt.audience is None:
+        return None
+    return Issuer(
+        issuer=jwt.issuer,
+        audience=jwt.audience,
+        jwks_file=jwt.jwks_file,
+        jwks_url=jwt.jwks_url,
+        client_claim=jwt.client_claim,
+        leeway=jwt.leeway_seconds,
+        refresh=jwt.refresh_seconds,
+    )
 
 
 def port_error(key: str, address: Address, error: OSError | RuntimeError) -> StartError:
@@ -281,6 +373,8 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     app = App(settings)
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, app.reload)
     try:
         await app.start()
     except StartError as error:

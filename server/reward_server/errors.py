@@ -16,6 +16,11 @@
   + LogRewound              the server was restored from an older backup
   + MessageTooLarge         larger than the server takes
   + ReaderTooSlow           a stream's reader took too long
+  + LimitReached            the client has used up what it may have
+    - TooManyCalls
+    - TooManyStreams
+    - TooManyOrders         that haven't ended
+    - SpendLimitReached     for today
   + PurchaseNotFound        the order has no purchase of that number
   + DecisionRefused         an operator's decision that doesn't fit how things stand
   + SupplierNotFound        no supplier account of that name
@@ -28,7 +33,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reward_adapters.money import Money
+from reward_adapters.money import Money, show_yuan
 
 
 class RewardError(Exception):
@@ -165,12 +170,56 @@ class ReaderTooSlow(RewardError):
         super().__init__(f"the stream's reader took too long; {how}")
 
 
+class LimitReached(RewardError):
+    """The client has used up what it may have. Nothing was done."""
+
+    def __init__(self, client_id: str, what: str, retry_after: float) -> None:
+        self.client_id = client_id
+        self.retry_after = retry_after
+        super().__init__(what)
+
+
+class TooManyCalls(LimitReached):
+    """More calls per second than the client may make at this replica."""
+
+    def __init__(self, client_id: str, limit: float, retry_after: float) -> None:
+        super().__init__(client_id, f"this client may make {limit:g} calls per second", retry_after)
+
+
+class TooManyStreams(LimitReached):
+    """More open streams than the client may have at this replica."""
+
+    def __init__(self, client_id: str, limit: int, retry_after: float) -> None:
+        super().__init__(client_id, f"this client may have {limit} open streams; close one", retry_after)
+
+
+class TooManyOrders(LimitReached):
+    """More orders that haven't ended than the client may have."""
+
+    def __init__(self, client_id: str, limit: int, retry_after: float) -> None:
+        super().__init__(client_id, f"this client may have {limit} orders that haven't ended", retry_after)
+
+
+class SpendLimitReached(LimitReached):
+    """The order could cost more than is left of what the client may spend on one UTC day."""
+
+    def __init__(self, client_id: str, limit: Money, left: Money, retry_after: float) -> None:
+        self.limit = limit
+        self.left = left
+        super().__init__(
+            client_id,
+            f"this client may order for {show_yuan(limit)} yuan a day (UTC), of which {show_yuan(left)} are left; "
+            "the order could cost more",
+            retry_after,
+        )
+
+
 class ServerDraining(RewardError):
-    """The server is shutting down."""
+    """The server is shutting down, or ends a stream that is as old as its connection may become."""
 
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
-        super().__init__("the server is shutting down; reconnect with the last resume_token")
+        super().__init__("the server is shutting down or renews connections; reconnect with the last resume_token")
 
 
 class PurchaseNotFound(RewardError):

@@ -347,12 +347,21 @@ class Hub:
             pass
         return latest
 
-    async def drain(self, timeout: float) -> bool:
-        """Tells everybody who watches to come to an end; False when some still haven't after `timeout` seconds."""
-        self.draining = True
+    def send_away(self, away: bool) -> None:
+        """Whether whoever watches shall go elsewhere for now: streams end with their tokens, none begins."""
+        self.draining = away
+        if away:
+            self._wake_all()
+
+    def _wake_all(self) -> None:
         for tail in self._tails.values():
             for watcher in tail.watchers():
                 watcher.wake()
+
+    async def drain(self, timeout: float) -> bool:
+        """Tells everybody who watches to come to an end; False when some still haven't after `timeout` seconds."""
+        self.draining = True
+        self._wake_all()
         try:
             async with asyncio.timeout(timeout):
                 await self._nobody.wait()

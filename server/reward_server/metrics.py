@@ -80,6 +80,14 @@ class Metrics:
                 registry=registry,
             )
         )
+        self._callbacks_refused = _Labelled(
+            Counter(
+                "reward_callbacks_refused",
+                "Requests to the callback routes that got no answer, by reason.",
+                ["account", "reason"],
+                registry=registry,
+            )
+        )
         self._supplier_seconds = _Labelled(
             Histogram(
                 "reward_supplier_call_duration_seconds",
@@ -151,6 +159,10 @@ class Metrics:
         self._supplier_calls(account, operation, result).inc()
         if seconds is not None:
             self._supplier_seconds(account, operation).observe(seconds)
+
+    def callback_refused(self, account: str, reason: str, *, times: int = 1) -> None:
+        """A request to the callback routes got no answer; `account` is "" unless it is one of ours."""
+        self._callbacks_refused(account, reason).inc(times)
 
     def order_moved(self, before: OrderState | None, after: OrderState) -> None:
         """An order changed its state; `before` is None for a new one."""

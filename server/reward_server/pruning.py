@@ -26,6 +26,10 @@ class Pruner:
         self._retention_ms = retention_days * DAY_MS
         self._clock = clock
 
+    def use(self, client_ids: Iterable[str]) -> None:
+        """From the next round on prunes the logs of these clients."""
+        self._client_ids = tuple(client_ids)
+
     async def run(self) -> None:
         """Prunes now and every hour, until cancelled."""
         while True:

@@ -933,10 +933,8 @@ def test_a_genuine_callback_is_a_reason_to_look(fields: dict[str, Any], as_form:
     ],
 )
 def test_forged_callbacks_change_nothing(fields: dict[str, Any]) -> None:
-    """A wrong or missing signature, or a callback about no order, is not answered "ok"."""
-    refused = called(fields)
-    assert isinstance(refused, CallbackRefused)
-    assert refused.answer.body != b"ok"
+    """A wrong or missing signature, or a callback about no order, is refused."""
+    assert isinstance(called(fields), CallbackRefused)
 
 
 def test_verification_follows_the_account() -> None:

@@ -144,11 +144,11 @@ ONE_EACH = (
 """One request to buy at every supplier."""
 
 
-def many(rng: random.Random, count: int, prefix: str) -> list[Wish]:
+def many(rng: random.Random, count: int, prefix: str, mix: Sequence[tuple[str, int, bool]] = MIX) -> list[Wish]:
     """Random wishes; now and then one is cancelled that needn't be."""
     wishes = []
     for n in range(count):
-        product, most, cancel = rng.choice(MIX)
+        product, most, cancel = rng.choice(mix)
         wishes.append(Wish(product, f"{prefix}-{n}", rng.randint(1, most), cancel or rng.random() < 0.05))
     return wishes
 
@@ -428,10 +428,12 @@ class World:
         self.server = self.servers[0]
         self.acknowledged: dict[Wish, str] = {}
         """The order ids that the client was given."""
+        self.settle_seconds = SETTLE_SECONDS
         self.caught = 0
         """Orders that were under way when a server was killed, over all kills."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wishes: list[Wish] = []
+        self.wishes: list[Wish] = []
+        """What was ordered."""
         self.client, self.followers = self.connect()
         self.follower = self.followers[0]
         for follower in self.followers:
@@ -513,7 +515,7 @@ class World:
         place of the usual one.
         """
         wishes = list(wishes)
-        self._wishes += wishes
+        self.wishes += wishes
         for n, wish in enumerate(wishes):
             self.spawn(self._want(wish, over * n / len(wishes), by or self.client))
 
@@ -579,7 +581,7 @@ class World:
     def settled(self) -> bool:
         """Whether every wish has become an order that has come to its end, or to a person."""
         return (
-            len(self.acknowledged) == len(self._wishes)
+            len(self.acknowledged) == len(self.wishes)
             and all(
                 order_id in follower.orders and _at_its_end(follower.orders[order_id])
                 for follower in self.followers
@@ -604,9 +606,9 @@ class World:
     async def judge(self) -> Verdict:
         """Waits for the end of everything and compares the client's view with the suppliers' books."""
         self.spawn(self._repeat_callbacks())
-        if not await self.until(self.settled, SETTLE_SECONDS):
+        if not await self.until(self.settled, self.settle_seconds):
             self.violations.append(f"not settled: {self._unsettled()}")
-        found = Verdict(kills=self.kills, caught=self.caught, orders=len(self._wishes))
+        found = Verdict(kills=self.kills, caught=self.caught, orders=len(self.wishes))
         try:
             found = await self._compare_in_peace(found)
         except grpc.aio.AioRpcError as error:
@@ -626,7 +628,7 @@ class World:
 
     def _unsettled(self) -> list[str]:
         orders = self.follower.orders
-        named = {wish: orders.get(self.acknowledged.get(wish, "")) for wish in self._wishes}
+        named = {wish: orders.get(self.acknowledged.get(wish, "")) for wish in self.wishes}
         open_ones = [
             f"{wish.client_order_id} {wish.product} {State.Name(order.state) if order else 'never seen'}"
             for wish, order in named.items()

@@ -283,6 +283,40 @@ def test_a_resend_after_absence_is_counted_and_ends() -> None:
 
 
 @pytest.mark.rule("P7", "O7")
+@pytest.mark.rule("P6")
+@pytest.mark.parametrize(
+    "late",
+    [
+        NotSent(cause=NotSentCause.TOO_LATE),
+        Unclear("no answer"),
+        Refused(code="1", message="no", certain=True),
+        Refused(code="1", message="no", certain=False),
+        Refunded(amount=None, cost=None),
+    ],
+    ids=lambda late: type(late).__name__,
+)
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_late_word_about_a_former_request_undoes_nothing_of_the_one_that_followed(late: Event, ends: bool) -> None:
+    """The number was proven absent and sent again; what the first request came to says nothing about the second. That
+    it was taken counts all the same.
+    """
+    numbers = Numbers()
+    order = in_state(PurchaseState.UNKNOWN, numbers)
+    [first] = order.purchases
+    order = advance(order, first.number, AbsenceProven(may_resend=True), around(numbers)).order
+    order = intend(order, first.number, owner="another", at=NOW + 1)
+    [again] = order.purchases
+    assert (again.state, again.sends) == (PurchaseState.SUBMITTING, 2)
+    answers_the_first = replace(around(numbers), source=Source.PLACE, send=1, written_until=NOW + 2 if ends else None)
+    [now] = advance(order, again.number, late, answers_the_first).order.purchases
+    assert (now.state, now.sends, now.written_until, now.owner) == (PurchaseState.SUBMITTING, 2, 0, "another")
+    answers_the_second = replace(answers_the_first, send=2)
+    [moved] = advance(order, again.number, late, answers_the_second).order.purchases[:1]
+    assert moved.state is not PurchaseState.SUBMITTING
+    [taken] = advance(order, again.number, Delivered(cards=(card(1),)), answers_the_first).order.purchases
+    assert taken.state is PurchaseState.DELIVERED
+
+
 def test_a_refusal_about_stock_tries_the_next_offer_and_holds_the_rest_back() -> None:
     """The other units would meet the same refusal: they go to the next offer too, unsent to this one."""
     numbers = Numbers()
@@ -333,6 +367,20 @@ def test_a_card_product_without_its_card_needs_a_person_and_a_late_card_resolves
     step = advance(order, "N1", Delivered(cards=(card(1),)), around(numbers))
     assert step.order.state is OrderState.FULFILLED
     assert [new.card_no for new in step.cards] == [1]
+
+
+def test_a_success_without_its_card_is_noted_also_when_a_person_looks_already() -> None:
+    """After the deadline the supplier says that it delivered: once noted, its repetition is no news."""
+    numbers = Numbers()
+    order = in_state(PurchaseState.ACCEPTED, numbers)
+    order = advance(order, "N1", DeadlinePassed(), around(numbers, source=Source.DEADLINE)).order
+    told = around(numbers, at=NOW + 50, source=Source.CALLBACK)
+    order = advance(order, "N1", Delivered(cards=()), told).order
+    record = order.purchase("N1")
+    assert (record.state, record.review) == (PurchaseState.ACCEPTED, ReviewReason.DEADLINE)
+    last = record.evidence[-1]
+    assert (last.source, last.outcome, last.at) == (Source.CALLBACK, "Delivered", NOW + 50)
+    assert not advance(order, "N1", Delivered(cards=()), told).news
 
 
 def test_a_callback_that_overtakes_the_answer_waits_for_the_card() -> None:

@@ -7,6 +7,7 @@ import pytest
 from reward_server.domain.order import FailureReason, Order, OrderState, PurchaseState, Source
 from reward_server.engine import engine
 from reward_server.store import Created, OpenPurchase
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 from .rig import (
     BOTH,
@@ -115,8 +116,8 @@ async def test_drain_waits_for_an_order_that_is_being_stored(rigged: Rigged, mon
     create = rig.store.create
     stored, answered = asyncio.Event(), asyncio.Event()
 
-    async def slow(order: Order) -> Created:
-        created = await create(order)
+    async def slow(order: Order, quota: Quota = NO_QUOTA) -> Created:
+        created = await create(order, quota)
         await stored.wait()
         return created
 

@@ -7,6 +7,7 @@ import pytest
 from reward_server.domain.order import FailureReason, Order, OrderState
 from reward_server.engine import account
 from reward_server.store import Created, StoreUnavailable
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 from .rig import (
     TOKEN_REFUSED,
@@ -30,9 +31,9 @@ async def test_slot_of_a_failed_create_wakes_the_queue(rigged: Rigged, monkeypat
     create = rig.store.create
     gate = asyncio.Event()
 
-    async def fails(order: Order) -> Created:
+    async def fails(order: Order, quota: Quota = NO_QUOTA) -> Created:
         if order.client_order_id != "unlucky":
-            return await create(order)
+            return await create(order, quota)
         await gate.wait()
         raise StoreUnavailable("disk full")
 
@@ -70,8 +71,8 @@ async def test_nothing_is_sent_without_a_token(rigged: Rigged, monkeypatch: pyte
     await rig.when_state(await rig.order("a", "first"), OrderState.FULFILLED)
     create = rig.store.create
 
-    async def slow(order: Order) -> Created:
-        created = await create(order)
+    async def slow(order: Order, quota: Quota = NO_QUOTA) -> Created:
+        created = await create(order, quota)
         rig.accounts["a"].drop_token(rig.accounts["a"].context().token)
         return created
 

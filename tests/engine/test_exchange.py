@@ -24,6 +24,7 @@ from reward_server.engine.exchange import (
     Pending,
 )
 from reward_server.store import Created, PurchaseKey
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 from .rig import PATIENCE, Rigged, WallClock, answers, outcomes, traits, until
 
@@ -228,8 +229,8 @@ async def test_stale_intention_of_a_new_order_is_not_sent(rigged: Rigged, monkey
     rig = await rigged(a=traits())
     create = rig.store.create
 
-    async def slow(order: Order) -> Created:
-        created = await create(order)
+    async def slow(order: Order, quota: Quota = NO_QUOTA) -> Created:
+        created = await create(order, quota)
         rig.clock.advance(rig.accounts["a"].plan.submit_window + 1.0)
         return created
 

@@ -1,5 +1,6 @@
 """The tests of replicas use the world of the crash tests."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+# The database is started again by a process in which gRPC has threads, and which has no use for gRPC after a fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from crash.stores import fresh_databases
 from postgres_server import Server

@@ -75,8 +75,8 @@ async def _drop(writer: asyncio.StreamWriter) -> None:
 
 
 @contextlib.asynccontextmanager
-async def relay(*targets: int, port: int = 0, seed: int = 0) -> AsyncIterator[Relay]:
-    """A relay that listens, on a port of its own unless told which."""
+async def relay(*targets: int, seed: int = 0) -> AsyncIterator[Relay]:
+    """A relay that listens on a port of its own."""
     one = Relay(targets, seed=seed)
     carrying: set[asyncio.Task[None]] = set()
 
@@ -85,7 +85,7 @@ async def relay(*targets: int, port: int = 0, seed: int = 0) -> AsyncIterator[Re
         carrying.add(task)
         task.add_done_callback(carrying.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", port)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     one.port = server.sockets[0].getsockname()[1]
     try:
         yield one

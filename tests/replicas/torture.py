@@ -7,11 +7,15 @@ the path. A seed decides the orders and what happens to whom; the machine decide
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# The database is started again by a process in which gRPC has threads, and which has no use for gRPC after a fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 from crash.torture import say, table
 from postgres_server import Cluster

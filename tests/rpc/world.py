@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +58,7 @@ CLIENTS = {
     "viewer": frozenset({P.READ}),
     "orderer": frozenset({P.ORDER}),
     "operator": frozenset({P.OPERATE}),
+    "overseer": frozenset({P.OPERATE, P.READ}),
 }
 
 clock = Clock()
@@ -358,6 +360,8 @@ async def world(
     reflection: bool = True,
     tls: TlsFiles | None = None,
     max_message_bytes: int = 262_144,
+    connection_age: float = 3_600.0,
+    stream_seconds: float = math.inf,
     suppliers: Mapping[str, Dealer] = MappingProxyType({}),
 ) -> AsyncIterator[World]:
     """A server that answers."""
@@ -379,6 +383,7 @@ async def world(
         metrics=measured,
         now_ms=clock.now_ms,
         stall_seconds=stall_seconds,
+        stream_seconds=stream_seconds,
     )
     woken: list[Account] = []
     accounts = {
@@ -406,6 +411,7 @@ async def world(
         interceptor=RpcInterceptor(access, measured, max_message_bytes),
         hub=hub,
         max_message_bytes=max_message_bytes,
+        max_connection_age=connection_age,
         reflection=reflection,
         tls=tls,
     )

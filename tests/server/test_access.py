@@ -95,3 +95,92 @@ def test_permissions() -> None:
 def test_repr_shows_no_hash() -> None:
     """Clients can be printed."""
     assert DEV_CLIENTS[0].key_hashes[0] not in repr(DEV_CLIENTS)
+
+
+class Issued:
+    """Stands for an issuer: what is signed for a client is written `client.of.CLIENT`."""
+
+    async def client_of(self, token: str) -> str:
+        """The third part."""
+        return token.split(".")[2]
+
+
+def nameless() -> list[str]:
+    """A connection without a certificate."""
+    return []
+
+
+def test_a_key_expires() -> None:
+    """It works until its time, and then is refused with words of its own that tell nothing of its client."""
+    key, configured = new_key()
+    hashed = configured.removeprefix("sha256:")
+    now = 1_000_000
+    access = Access([Client("shop", (hashed,), ORDER, key_ends={hashed: 1_000_001})], now_ms=lambda: now)
+    caller = access.authenticate(f"Bearer {key}")
+    assert access.admits(caller)
+    now += 1
+    with pytest.raises(Unauthenticated, match="expired") as caught:
+        access.authenticate(f"Bearer {key}")
+    assert "shop" not in str(caught.value)
+    assert not access.admits(caller)
+
+
+def test_who_is_admitted_still() -> None:
+    """A caller whose key, client or permission is gone isn't; one that may do more now is."""
+    key, configured = new_key()
+    hashed = configured.removeprefix("sha256:")
+    both = ORDER | {Permission.READ}
+    access = Access([Client("shop", (hashed,), both)])
+    caller = access.authenticate(f"Bearer {key}")
+    for clients, admitted in (
+        ([Client("shop", (hashed,), both | {Permission.READ_CARDS})], True),
+        ([Client("shop", (hashed,), ORDER)], False),
+        ([Client("shop", (), both)], False),
+        ([Client("other", (hashed,), both)], False),
+        ([], False),
+    ):
+        access.use(clients)
+        assert access.admits(caller) == admitted, clients
+
+
+async def test_certificate_and_authorization_together() -> None:
+    """What is sent has to be good, whatever the certificate says; both must not be two clients'."""
+    key, configured = new_key()
+    clients = [
+        Client("shop", (configured.removeprefix("sha256:"),), ORDER, certificate_names=frozenset({"shop.internal"})),
+        Client("other", (), ORDER, certificate_names=frozenset({"other.internal"})),
+    ]
+    access = Access(clients, tokens=Issued())
+
+    async def who(header: str | None, *names: str) -> str:
+        try:
+            return (await access.identify(header, lambda: names)).client_id
+        except Unauthenticated:
+            return ""
+
+    assert await who(None, "x", "shop.internal") == "shop"
+    assert await who(f"Bearer {key}") == "shop"
+    assert await who(f"Bearer {key}", "x") == "shop"
+    assert await who(f"Bearer {key}", "shop.internal") == "shop"
+    assert await who("Bearer client.of.other", "other.internal") == "other"
+    assert await who("Bearer client.of.nobody") == ""
+    assert await who("Bearer client.of.other", "shop.internal") == ""
+    assert await who(f"Bearer {key}", "other.internal") == ""
+    assert await who("Bearer rk_wrong", "shop.internal") == ""
+    assert await who("nonsense", "shop.internal") == ""
+    assert await who(None, "shop.internal", "other.internal") == ""
+    assert await who(None) == ""
+
+
+async def test_without_an_issuer_a_token_is_no_key() -> None:
+    """It is looked up like any other text, and found nowhere."""
+    with pytest.raises(Unauthenticated, match="unknown client key"):
+        await Access(DEV_CLIENTS).identify("Bearer client.of.dev", nameless)
+    with pytest.raises(Unauthenticated):
+        await Access(DEV_CLIENTS, tokens=Issued()).identify("Bearer client.of.dévé", nameless)
+
+
+def test_proof_stays_out_of_repr() -> None:
+    """Callers can be printed, too."""
+    caller = Access(DEV_CLIENTS).authenticate("Bearer dev-key")
+    assert DEV_CLIENTS[0].key_hashes[0] not in repr(caller)

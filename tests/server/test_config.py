@@ -586,6 +586,76 @@ def test_client_rules(load: Loader) -> None:
     assert "development client" in load.only_problem(re.sub("sha256:[0-9a-f]+", f"sha256:{dev}", one)).what
 
 
+def test_keys_may_expire(load: Loader) -> None:
+    """A key is a hash, or a hash with the time at which it ends."""
+    (_, lasting), (_, ending) = new_key(), new_key()
+    one = f'[[clients]]\nid = "shop"\npermissions = ["read"]\nkeys = ["{lasting}", {{ hash = "{ending}", expires = TIME }}]'
+    [client] = load(one.replace("TIME", "2027-01-01T00:00:00+08:00")).clients
+    hashes = tuple(key.removeprefix("sha256:") for key in (lasting, ending))
+    assert client.key_hashes == hashes
+    assert client.key_ends == {hashes[1]: int(datetime(2026, 12, 31, 16, tzinfo=UTC).timestamp() * 1000)}
+    for time in ("2027-01-01T00:00:00", "'soon'", "true"):
+        assert load.only_problem(one.replace("TIME", time)).where == "clients[0].keys[1].expires"
+    assert ending not in str(load.only_problem(one.replace("TIME", "'soon'")))
+
+
+def test_limits_of_a_client(load: Loader) -> None:
+    """Numbers, and money in quotes; without them there are none."""
+    assert load(clients()).clients[0].limits == NO_LIMITS
+    lines = "calls_per_second = 0.5\nopen_streams = 0\norders_in_flight = 100\nspend_per_day = '5000.50'\n"
+    assert load(clients() + lines).clients[0].limits == Limits(0.5, 0, 100, yuan("5000.50"))
+    for line, mend in (
+        ("calls_per_second = 0", "more than 0"),
+        ("open_streams = -1", "at least 0"),
+        ("orders_in_flight = 1.5", "whole number"),
+        ("spend_per_day = 5000", "yuan in quotes"),
+        ("spend_per_day = 'much'", "yuan in quotes"),
+        ("spend_per_day = '-1'", "yuan in quotes"),
+    ):
+        assert mend in load.only_problem(clients() + line).mend, line
+
+
+def test_what_shows_a_client(load: Loader, tls: str) -> None:
+    """A key, a name in a certificate, or an issuer: one of them is needed. A name stands for one client."""
+    bare = '[[clients]]\nid = "shop"\npermissions = ["read"]\n'
+    assert load.only_problem(bare).where == "clients[0].keys"
+    named = bare + "certificate_names = ['spiffe://example.org/shop']\n"
+    assert load(named).clients[0].certificate_names == {"spiffe://example.org/shop"}
+    assert load.only_problem(named + named.replace('"shop"', '"other"')).where == "clients[1].certificate_names"
+    ca = f"[grpc]\n{tls}tls_client_ca_file = '{load.folder}/tls.crt'\n"
+    assert load(ca + named).grpc.tls_client_ca_file == load.folder / "tls.crt"
+    assert "isn't a certificate" in load.only_problem(ca.replace("client_ca_file = '", "client_ca_file = '/dev/null#")
+                                                      .replace(f"/dev/null#{load.folder}/tls.crt", f"{load.folder}/tls.key")).what
+    assert "TLS only" in load.only_problem(f"[grpc]\ntls_client_ca_file = '{load.folder}/tls.crt'\n").what
+    assert load.only_problem("[grpc]\ntls_client_bind = '127.0.0.1:7'\n").where == "grpc.tls_client_bind"
+
+
+def test_an_issuer(load: Loader) -> None:
+    """Issuer and audience, and one place of its keys: a file that holds some, or an https URL."""
+    url = "[jwt]\nissuer = 'https://i'\naudience = 'rewards'\njwks_url = 'https://i/keys'\n"
+    assert load(url).jwt.is_set
+    assert not load().jwt.is_set
+    assert load(url + '[[clients]]\nid = "shop"\npermissions = ["read"]\n').clients[0].key_hashes == ()
+    assert load.only_problem(url.replace("audience = 'rewards'\n", "")).where == "jwt.audience"
+    assert load.only_problem(url.replace("issuer = 'https://i'\n", "")).where == "jwt.issuer"
+    assert load.only_problem(url.replace("jwks_url = 'https://i/keys'\n", "")).where == "jwt.jwks_file"
+    assert load.only_problem(url.replace("https://i/keys", "http://i/keys")).where == "jwt.jwks_url"
+    assert load(url.replace("https://i/keys", "http://127.0.0.1:1/keys")).jwt.is_set
+    (load.folder / "keys").write_text("{}")
+    file = url.replace("jwks_url = 'https://i/keys'", f"jwks_file = '{load.folder}/keys'")
+    assert "JSON Web Key Set" in load.only_problem(file).what
+    assert "can't read" in load.only_problem(file.replace("/keys", "/none")).what
+
+
+def test_behind_a_proxy_that_ends_tls(load: Loader) -> None:
+    """It has to be said; clients are needed all the same, and it is warned about."""
+    exposed = "[grpc]\nbind = '10.0.0.7:50051'\n"
+    assert "behind_tls_proxy" in load.only_problem(exposed + clients()).mend
+    behind = exposed + "behind_tls_proxy = true\n"
+    assert "behind_tls_proxy" in load(behind + clients()).warnings[0]
+    assert "no client" in load.only_problem(behind).what
+
+
 # --- Suppliers --------------------------------------------------------------------------------------------------------
 
 
@@ -808,7 +878,7 @@ def test_documented_defaults_are_true(load: Loader) -> None:
     """The defaults in the reference are the program's."""
     page = (DOCS / "configuration.md").read_text("utf-8")
     settings = load()
-    for section in ("grpc", "http", "ops", "callbacks", "store", "logging", "stream"):
+    for section in ("grpc", "http", "ops", "callbacks", "store", "logging", "stream", "jwt"):
         for key, value in settings.__getattribute__(section):
             row = re.search(rf"^\| `{section}.{key}` \| (.*?) \|", page, re.MULTILINE)
             assert row is not None

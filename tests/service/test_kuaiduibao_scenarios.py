@@ -222,12 +222,16 @@ async def test_an_answer_that_may_hold_a_paid_card_is_kept_sealed(name: str, tmp
 
 
 @pytest.mark.parametrize("name", ["topup", "callback-thrice", "callback-forged", "callback-unknown-number"])
-async def test_every_callback_is_answered_with_a_signature(name: str, tmp_path: Path) -> None:
-    """Whatever the answer is; the rule of the signature is written here once more."""
+async def test_every_genuine_callback_is_answered_with_a_signature(name: str, tmp_path: Path) -> None:
+    """Whatever the answer is; the rule of the signature is written here once more. Others get nothing."""
     async with played(name, tmp_path) as result:
         attempts = result.books["orders"][0]["callbacks"]
         assert attempts
+        assert (name == "callback-forged") == all(attempt["status"] == 404 for attempt in attempts)
         for attempt in attempts:
+            if attempt["status"] == 404:
+                assert (attempt["answer"], attempt["accepted"]) == ("", False)
+                continue
             answer = json.loads(attempt["answer"])
             text = f"message={answer['message']}&status={answer['status']}"
             assert (

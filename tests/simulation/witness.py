@@ -13,6 +13,7 @@ from reward_sandbox import Sandbox
 from reward_server.domain.order import Order, PurchaseRecord, PurchaseState
 from reward_server.store import Change, Created, Store, Update
 from reward_server.store.codec import decode_order
+from reward_server.store.quotas import NO_QUOTA, Quota
 from reward_server.store.sqlite import SqliteStore
 from store.history import Asked, History
 
@@ -297,8 +298,8 @@ class _Watched:
         self._store = store
         self._witness = witness
 
-    async def create(self, order: Order) -> Created:
-        created = await self._asking(order, self._store.create(order))
+    async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
+        created = await self._asking(order, self._store.create(order, quota))
         self._witness.created(order, created)
         return created
 

@@ -19,6 +19,7 @@ from reward_server.domain.order import (
     ReviewReason,
     Source,
 )
+from reward_server.errors import SpendLimitReached, TooManyOrders
 from reward_server.store import (
     AuditEntry,
     CallbackPlace,
@@ -38,6 +39,7 @@ from reward_server.store import (
     Update,
     WrappedKey,
 )
+from reward_server.store.quotas import DAY_MS, Quota, reserved
 
 from .history import FOLDER, History, ask_again
 from .samples import START, an_order, delivered, moved, new_id, touched
@@ -116,6 +118,52 @@ class OrdersConformance:
         assert len({one.order.order_id for one in created}) == 1
         assert await all_orders(store, OrderQuery(client_id="shop")) == [created[0].order.order_id]
         assert len(await all_updates(store)) == 1
+
+    async def test_orders_in_flight_are_limited(self, store: Store) -> None:
+        """So many orders may be under way, of each client; one that ends makes room. A retry is never refused."""
+        quota = Quota(orders_in_flight=3)
+        orders = [an_order() for _ in range(10)]
+        made = await asyncio.gather(*(store.create(order, quota) for order in orders), return_exceptions=True)
+        stored = [order for order, one in zip(orders, made, strict=True) if not isinstance(one, BaseException)]
+        assert len(stored) == 3
+        assert {type(one) for one in made if isinstance(one, BaseException)} == {TooManyOrders}
+        assert len(await all_updates(store)) == 3
+        again = await asyncio.gather(*(store.create(order, quota) for order in stored))
+        assert all(one.existed for one in again)
+        assert not (await store.create(an_order("other"), quota)).existed
+        await store.save(delivered(stored[0]))
+        assert not (await store.create(an_order(), quota)).existed
+        with pytest.raises(TooManyOrders):
+            await store.create(an_order(), quota)
+        assert not (await store.create(an_order())).existed, "without a limit there is none"
+
+    async def test_what_a_day_may_cost_is_limited(self, store: Store) -> None:
+        """Units times limit of the day's orders, whatever becomes of them; the next day begins anew."""
+        quota = Quota(spend_per_day=Money(2_500_000))
+        orders = [an_order() for _ in range(10)]
+        assert reserved(orders[0]) == 990_000
+        made = await asyncio.gather(*(store.create(order, quota) for order in orders), return_exceptions=True)
+        stored = [order for order, one in zip(orders, made, strict=True) if not isinstance(one, BaseException)]
+        assert len(stored) == 2
+        refused = next(one for one in made if isinstance(one, SpendLimitReached))
+        assert (refused.limit, refused.left) == (2_500_000, 520_000)
+        until_midnight = (DAY_MS - orders[0].created_at % DAY_MS) / 1000
+        assert refused.retry_after == until_midnight
+        assert (await store.create(stored[0], quota)).existed, "a retry costs nothing"
+        await store.save(moved(stored[0], PurchaseState.DEAD, OrderState.FAILED))
+        with pytest.raises(SpendLimitReached):
+            await store.create(an_order(), quota)
+        assert not (await store.create(an_order("other"), quota)).existed
+        tomorrow = START + DAY_MS
+        assert not (await store.create(an_order(created_at=tomorrow, updated_at=tomorrow), quota)).existed
+        with pytest.raises(SpendLimitReached):
+            await store.create(an_order(quantity=3, created_at=tomorrow), quota)
+
+    async def test_what_was_spent_counts_for_a_limit_that_is_set_later(self, store: Store) -> None:
+        """Orders without a limit count as well."""
+        await store.create(an_order())
+        with pytest.raises(SpendLimitReached):
+            await store.create(an_order(), Quota(spend_per_day=Money(1_900_000)))
 
     @pytest.mark.rule("D10")
     async def test_a_save_needs_the_revision_before(self, store: Store) -> None:

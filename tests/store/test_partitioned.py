@@ -17,6 +17,12 @@ from .samples import an_order, delivered
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 
+INDEXES = (
+    "SELECT string_agg(replace(indexdef, ' ONLY ', ' '), ' ' ORDER BY indexname) FROM pg_indexes"
+    " WHERE schemaname = 'public' AND indexname !~ '_[0-9]+_'"
+)
+"""All of them, whether their tables have parts or not."""
+
 _names = itertools.count(1)
 
 
@@ -27,10 +33,10 @@ def partitioned(postgres: Server) -> Iterator[str]:
     with postgres.database() as dsn:
         asyncio.run(migrate_postgres(dsn))
         execute(dsn, "DELETE FROM meta")
-        indexes = "SELECT string_agg(indexname, ' ' ORDER BY indexname) FROM pg_indexes WHERE indexname !~ '_[0-9]+_'"
-        before = execute(dsn, indexes)
-        execute(dsn, *(part for part in _statements(statements)))
-        assert execute(dsn, indexes) == before, "no index was forgotten"
+        # What a partitioned table can't promise: that ids are unique over all clients.
+        before = execute(dsn, INDEXES).replace("CREATE UNIQUE INDEX orders_by_id", "CREATE INDEX orders_by_id")
+        execute(dsn, *_statements(statements))
+        assert execute(dsn, INDEXES) == before, "the page gives the indexes that the schema has"
         yield dsn.partition("?")[0].rpartition("/")[2]
 
 

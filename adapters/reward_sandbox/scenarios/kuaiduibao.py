@@ -958,7 +958,7 @@ SCENARIOS: Final = (
         "伪造回调",
         "callbacks with another secret's signature, none, an empty one, an unsigned field, a changed status, a changed "
         "number, a field twice, and one that is no form",
-        Expect(state="processing", callbacks=(False,) * 8, says="Every one is answered with a signed status 0."),
+        Expect(state="processing", callbacks=(False,) * 8, says="None is acknowledged, none moves anything."),
         stages=(
             Stage("accepted"),
             Stage(

@@ -6,7 +6,7 @@ Raises `ConfigError` with every problem at once, each with its key, its line and
 of an unknown key ever stands in an error or a `repr`. Keys and defaults: `docs/configuration.md`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,12 +26,15 @@ from reward_server.config.sections import (
     ClientEntry,
     GrpcSettings,
     HttpSettings,
+    JwtSettings,
     LoggingSettings,
     OpsSettings,
     S,
     Section,
     StoreSettings,
     StreamSettings,
+    client_ca_problem,
+    jwks_problem,
     read_entry,
     tls_problems,
 )
@@ -45,6 +48,7 @@ __all__ = [
     "ConfigError",
     "GrpcSettings",
     "HttpSettings",
+    "JwtSettings",
     "LoggingSettings",
     "OpsSettings",
     "Problem",
@@ -69,12 +73,17 @@ class Settings:
     store: StoreSettings
     logging: LoggingSettings
     stream: StreamSettings
+    jwt: JwtSettings
     master_keys: MasterKeys = field(repr=False)
     clients: tuple[Client, ...]
     """The configured clients, or the development clients."""
     uses_dev_keys: bool
     accounts: Mapping[str, AccountSettings]
     products: tuple[Product, ...]
+    file: Path | None = None
+    """Where it was read from; None: from the environment only."""
+    read_again: "Callable[[], Settings] | None" = field(default=None, repr=False, compare=False)
+    """Reads the same file and variables as they are then. Raises ConfigError."""
 
     @property
     def ops_address(self) -> Address | None:
@@ -97,6 +106,8 @@ class Settings:
             found.append("published development keys are accepted (loopback only); configure [[clients]] for real use")
         if self.callback_url is None:
             found.append("callbacks.public_url isn't set: suppliers can't call back, only queries bring news")
+        if self.grpc.behind_tls_proxy and not self.grpc.has_tls and not self.grpc.bind.is_loopback:
+            found.append(f"grpc.behind_tls_proxy: {self.grpc.bind} is served in the clear; only the proxy may reach it")
         found += [
             f"suppliers.{account.name}.base_url is http: secrets cross the network in the clear"
             for account in self.accounts.values()
@@ -120,7 +131,9 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     logging = _section(sources, "logging", LoggingSettings)
     stream = _section(sources, "stream", StreamSettings)
     master_keys = _master_keys(sources)
-    clients = _clients(sources)
+    jwt = _section(sources, "jwt", JwtSettings)
+    _check_jwt(sources, jwt)
+    clients = _clients(sources, takes_tokens="jwt" in sources.values)
     _check_exposure(sources, grpc)
     accounts, suppliers = read_accounts(sources)
     products = read_products(sources, suppliers)
@@ -134,11 +147,14 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         store=store,
         logging=logging,
         stream=stream,
+        jwt=jwt,
         master_keys=master_keys,
         clients=clients or DEV_CLIENTS,
         uses_dev_keys=not clients,
         accounts=accounts,
         products=products,
+        file=path,
+        read_again=partial(load_settings, path, environ),
     )
 
 
@@ -150,6 +166,7 @@ _TABLES: dict[str, type[Section]] = {
     "store": StoreSettings,
     "logging": LoggingSettings,
     "stream": StreamSettings,
+    "jwt": JwtSettings,
 }
 _OTHERS: dict[str, type[Section] | None] = {
     "secrets": None,
@@ -214,12 +231,13 @@ def _master_keys(sources: Sources) -> MasterKeys | None:
         return None
 
 
-def _clients(sources: Sources) -> tuple[Client, ...]:
+def _clients(sources: Sources, *, takes_tokens: bool) -> tuple[Client, ...]:
     problems, raw = sources.problems, sources.values.get("clients", [])
     if not isinstance(raw, list):
         problems.add(("clients",), "not a list", "write [[clients]] with double brackets")
         return ()
     clients: dict[str, Client] = {}
+    names: dict[str, int] = {}
     owners = {hash_: f"the development client {dev.client_id!r}" for dev in DEV_CLIENTS for hash_ in dev.key_hashes}
     for index, entry in enumerate(raw):
         report = partial(problems.add_invalid, ("clients", index), known=ClientEntry.model_fields)
@@ -229,15 +247,47 @@ def _clients(sources: Sources) -> tuple[Client, ...]:
         checked = read.values
         if checked.id in clients and read.knows("id"):
             problems.add(("clients", index, "id"), f"a second client {checked.id!r}", "ids are unique")
-        hashes = tuple(key.removeprefix(HASH_PREFIX) for key in checked.keys) if read.knows("keys") else ()
+        keys = checked.keys if read.knows("keys") else ()
+        hashes = tuple(key.hash.removeprefix(HASH_PREFIX) for key in keys)
+        if read.knows("keys", "certificate_names") and not (keys or checked.certificate_names or takes_tokens):
+            mend = "the list is empty; write at least one, or certificate_names, or a [jwt] issuer"
+            problems.add(("clients", index, "keys"), "nothing would show who this client is", mend)
+        for name in checked.certificate_names:
+            if names.setdefault(name, index) != index:
+                what = f"{name!r} belongs to clients[{names[name]}] already"
+                problems.add(("clients", index, "certificate_names"), what, "a name stands for one client")
         for hash_ in hashes:
             if hash_ in owners:
                 what = f"this key belongs to {owners[hash_]}"
                 problems.add(("clients", index, "keys"), what, "make another one with `reward-server new-key`")
             owners[hash_] = f"clients[{index}]"
         if read.knows("id"):
-            clients[checked.id] = Client(checked.id, hashes, checked.permissions)
+            clients[checked.id] = Client(
+                checked.id,
+                hashes,
+                checked.permissions,
+                key_ends={
+                    hash_: int(key.expires.timestamp() * 1000)
+                    for hash_, key in zip(hashes, keys, strict=True)
+                    if key.expires is not None
+                },
+                certificate_names=checked.certificate_names,
+                limits=checked.limits,
+            )
     return tuple(clients.values())
+
+
+def _check_jwt(sources: Sources, jwt: JwtSettings) -> None:
+    problems, said = sources.problems, sources.values.get("jwt", {})
+    if not said or not isinstance(said, dict):
+        return
+    for key in ("issuer", "audience"):
+        if key not in said:
+            problems.add(("jwt", key), "missing", "issuer and audience are set together: tokens have to carry both")
+    if ("jwks_file" in said) == ("jwks_url" in said):
+        problems.add(("jwt", "jwks_file"), "not set, or jwks_url too", "set one of jwt.jwks_file and jwt.jwks_url")
+    if jwt.jwks_file is not None and (problem := jwks_problem(jwt.jwks_file)):
+        problems.add(("jwt", "jwks_file"), *problem)
 
 
 def _check_exposure(sources: Sources, grpc: GrpcSettings) -> None:
@@ -249,11 +299,25 @@ def _check_exposure(sources: Sources, grpc: GrpcSettings) -> None:
     elif certificate is not None and key is not None:
         for name, what, mend in tls_problems(certificate, key):
             problems.add(("grpc", name), what, mend)
-    if grpc.bind.is_loopback:
+    if grpc.tls_client_ca_file is not None:
+        if len(lacking) == 2:
+            mend = "set grpc.tls_certificate_file and grpc.tls_key_file too"
+            problems.add(("grpc", "tls_client_ca_file"), "clients' certificates are checked over TLS only", mend)
+        if problem := client_ca_problem(grpc.tls_client_ca_file):
+            problems.add(("grpc", "tls_client_ca_file"), *problem)
+    elif grpc.tls_client_bind is not None:
+        problems.add(
+            ("grpc", "tls_client_bind"), "no grpc.tls_client_ca_file", "clients' certificates are checked there"
+        )
+    if grpc.bind.is_loopback and (grpc.tls_client_bind is None or grpc.tls_client_bind.is_loopback):
         return
-    elsewhere = f"{grpc.bind} can be reached from other machines"
-    if len(lacking) == 2:
-        mend = "set grpc.tls_certificate_file and grpc.tls_key_file, or bind to 127.0.0.1 behind a proxy that has TLS"
+    bind = grpc.tls_client_bind if grpc.bind.is_loopback else grpc.bind
+    elsewhere = f"{bind} can be reached from other machines"
+    if len(lacking) == 2 and not grpc.behind_tls_proxy:
+        mend = (
+            "set grpc.tls_certificate_file and grpc.tls_key_file, or bind to 127.0.0.1 behind a proxy that has TLS; "
+            "grpc.behind_tls_proxy = true if that proxy is on another machine"
+        )
         problems.add(("grpc", "bind"), f"{elsewhere}, but there is no TLS", mend)
     if not sources.values.get("clients"):
         mend = "add [[clients]] with a key of `reward-server new-key`; the development keys work on loopback only"

@@ -13,8 +13,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from reward_adapters import adapter_kinds, load_adapter
 from reward_adapters.contract import SECRET, Adapter, Dealer, ProductKind, Traits
 from reward_server.config.problems import Path, Problems, scrubbed, suggestion
-from reward_server.config.sections import Section, read_entry, url_problem
+from reward_server.config.sections import Networks, Section, read_entry, url_problem
 from reward_server.config.sources import UNUSABLE, Sources, decode, take_secret
+from reward_server.guard import Network
 
 NAME = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 """Single underscores inside only: two separate the levels of an environment variable."""
@@ -42,6 +43,8 @@ class AccountSettings:
     """How old an intention to send may be when the request is written."""
     max_calls_per_second: float | None = None
     """Requests to the supplier, of any sort; None: as many as there are."""
+    callback_networks: tuple[Network, ...] = ()
+    """Where its callbacks may come from; none named: from anywhere."""
 
 
 class EngineKeys(Section):
@@ -61,6 +64,7 @@ class EngineKeys(Section):
     settle_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
     aftersale_watch: float | None = Field(None, ge=0, le=7_776_000)
     aftersale_every: float | None = Field(None, gt=0, le=604_800)
+    callback_networks: Networks = ()
 
     def applied_to(self, traits: Traits) -> Traits:
         """The traits with the overrides that were given."""
@@ -156,6 +160,7 @@ def _account(sources: Sources, name: str, table: object, others: set[str]) -> Ac
         answer_patience=engine.answer_patience,
         submit_window=engine.submit_window,
         max_calls_per_second=engine.max_calls_per_second,
+        callback_networks=engine.callback_networks,
     )
 
 

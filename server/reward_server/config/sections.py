@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,8 +22,11 @@ from pydantic import (
     field_validator,
 )
 
-from reward_server.access import Permission
+from reward_adapters.money import Money, yuan
+from reward_server.access import Limits, Permission
 from reward_server.config.problems import unusable
+from reward_server.guard import Network
+from reward_server.jwts import read_jwks
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
@@ -115,6 +120,27 @@ def parse_address(value: Any) -> Address:
     return Address(host, int(port))
 
 
+def parse_network(value: Any) -> Network:
+    """Reads "203.0.113.0/24", "203.0.113.7", "2001:db8::/32"."""
+    if not isinstance(value, str):
+        if isinstance(value, ipaddress.IPv4Network | ipaddress.IPv6Network):
+            return value
+        raise unusable("not a network", 'write it in quotes, as in "203.0.113.0/24"')
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        mend = 'write an address or a whole network, as in "203.0.113.7" or "203.0.113.0/24"'
+        raise unusable("not a network", mend) from None
+
+
+Networks = tuple[Annotated[Network, BeforeValidator(parse_network)], ...]
+
+
+def parse_optional_address(value: Any) -> Address | None:
+    """The same, or none."""
+    return None if value is None else parse_address(value)
+
+
 Bind = Annotated[Address, BeforeValidator(parse_address)]
 
 _SWITCH: dict[object, Literal["auto"] | bool] = {"auto": "auto", "true": True, "false": False}
@@ -138,8 +164,12 @@ class GrpcSettings(Section):
     bind: Bind = Address("127.0.0.1", 50051)
     tls_certificate_file: Path | None = None
     tls_key_file: Path | None = None
+    tls_client_ca_file: Path | None = None
+    tls_client_bind: Annotated[Address | None, BeforeValidator(parse_optional_address)] = None
+    behind_tls_proxy: bool = False
     reflection: Switch = "auto"
     max_message_bytes: int = Field(262_144, ge=4_096, le=4_194_304)
+    max_connection_age_seconds: float = Field(3_600.0, ge=60, le=604_800)
     drain_seconds: float = Field(25.0, ge=0, le=600)
 
     @property
@@ -171,6 +201,8 @@ class CallbackSettings(Section):
     public_url: str | None = None
     """"" = suppliers are not told where to call, not even on loopback."""
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
+    max_per_second_per_source: float = Field(100.0, ge=0.1, le=100_000)
+    trusted_proxies: Networks | None = None
 
     @field_validator("public_url")
     @classmethod
@@ -229,15 +261,75 @@ def _key_hash(value: str) -> str:
     return value
 
 
+class KeyEntry(Section):
+    """One of a client's keys."""
+
+    hash: Annotated[str, AfterValidator(_key_hash)]
+    expires: AwareDatetime | None = None
+
+
+def _key_entry(value: Any) -> Any:
+    return KeyEntry(hash=_key_hash(value)) if isinstance(value, str) else value
+
+
+def _money(value: Any) -> Money | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        # Units are for the program alone: in a file a number without quotes is a mistake.
+        raise unusable("not an amount", 'write yuan in quotes, as in "5000.00"')
+    try:
+        return yuan(str(value))
+    except ValueError as error:
+        raise unusable(str(error), 'write yuan in quotes, as in "5000.00"') from None
+
+
 class ClientEntry(Section):
     """One `[[clients]]` entry."""
 
     id: Annotated[str, spelled(r"[A-Za-z0-9._-]{1,64}", "write 1 to 64 of A-Z a-z 0-9 . _ -")]
-    keys: tuple[Annotated[str, AfterValidator(_key_hash)], ...] = Field(min_length=1, repr=False)
+    keys: tuple[Annotated[KeyEntry, BeforeValidator(_key_entry)], ...] = Field((), repr=False)
+    certificate_names: frozenset[Annotated[str, Field(min_length=1, max_length=1_024)]] = frozenset()
     permissions: frozenset[Permission] = Field(min_length=1)
+    calls_per_second: float | None = Field(None, gt=0, le=1_000_000)
+    open_streams: int | None = Field(None, ge=0, le=1_000_000)
+    orders_in_flight: int | None = Field(None, ge=0, le=1_000_000)
+    spend_per_day: Annotated[Money | None, BeforeValidator(_money)] = None
+
+    @property
+    def limits(self) -> Limits:
+        """How much it may do."""
+        return Limits(self.calls_per_second, self.open_streams, self.orders_in_flight, self.spend_per_day)
 
 
-CLIENT_STAND_INS: dict[str, Any] = {"id": "x", "keys": ["sha256:" + 64 * "0"], "permissions": ["read"]}
+CLIENT_STAND_INS: dict[str, Any] = {"id": "x", "permissions": ["read"]}
+
+
+class JwtSettings(Section):
+    """The issuer whose tokens clients may show."""
+
+    issuer: str | None = Field(None, min_length=1, max_length=1_024)
+    audience: str | None = Field(None, min_length=1, max_length=1_024)
+    jwks_file: Path | None = None
+    jwks_url: str | None = None
+    client_claim: str = Field("sub", min_length=1, max_length=200)
+    leeway_seconds: float = Field(30.0, ge=0, le=300)
+    refresh_seconds: float = Field(300.0, ge=10, le=86_400)
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _is_safe(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+        safe = parts.scheme == "https" or (parts.scheme == "http" and Address(host, 0).is_loopback)
+        if not safe or not host or parts.username or parts.password or any(c in value for c in " \t\r\n"):
+            raise unusable("not usable", "write an https URL; http is for 127.0.0.1 only")
+        return value
+
+    @property
+    def is_set(self) -> bool:
+        """Whether tokens are accepted."""
+        return self.issuer is not None
 
 
 def url_problem(value: str) -> tuple[str, str] | None:
@@ -283,6 +375,23 @@ def _read_tls(
         what = "certificate chain" if name == "tls_certificate_file" else "private key"
         mend = "it is a text that begins with -----BEGIN"
         return None, (name, f"{file.absolute()} isn't a {what} in PEM form", mend)
+
+
+def client_ca_problem(file: Path) -> tuple[str, str] | None:
+    """What is wrong with the certificates that clients' certificates are checked against."""
+    _, problem = _read_tls("tls_certificate_file", file, _public_key_of_chain)
+    return problem and problem[1:]
+
+
+def jwks_problem(file: Path) -> tuple[str, str] | None:
+    """What is wrong with a file of an issuer's keys."""
+    try:
+        read_jwks(file.read_bytes())
+    except OSError as error:
+        return f"can't read {file.absolute()}: {error.strerror or 'unknown reason'}", "create it or mend its rights"
+    except ValueError as error:
+        return f"{file.absolute()}: {error}", "it is what the issuer publishes as its JSON Web Key Set"
+    return None
 
 
 def _public_key_of_chain(pem: bytes) -> bytes:

@@ -100,7 +100,7 @@ class Sources:
         wanted = list if keys[0] in LISTS else dict
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, wanted):
             article = "a JSON list" if wanted is list else "a JSON table"
@@ -131,7 +131,7 @@ def decode(problems: Problems, path: Path, value: Any, annotation: Any) -> Any:
         return str(value)
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         problems.add(path, "not JSON", "write lists and tables of environment variables in JSON")
         return UNUSABLE
 
@@ -238,6 +238,8 @@ def _parse(file: FilePath, text: str) -> dict[str, Any]:
         line = f"line {at[1]}, column {at[2]}" if at and at[1] else "at its end"
         mend = "texts need quotes" if message.startswith("Invalid value") else ""
         raise ConfigError([Problem(str(file), f"not TOML: {_AT.sub('', message)}", mend, line)]) from None
+    except RecursionError:
+        raise ConfigError([Problem(str(file), "nested too deeply", "no key needs more than a few levels")]) from None
 
 
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")

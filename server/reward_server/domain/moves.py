@@ -377,6 +377,9 @@ class Circumstances:
     """When the look was begun that brought the event."""
     written_until: int | None = None
     """Set when it is known until when the request may have been written: the exchange is over, or its process is."""
+    send: int = 0
+    """Which of the purchase's requests the event answers, counted like `PurchaseRecord.sends`; 0 where it answers none.
+    """
     watch_ms: int = 0
     """How long after delivery something may still become of the purchase, where no card says so itself."""
 
@@ -416,7 +419,12 @@ def advance(order: Order, number: str, event: Event, circumstances: Circumstance
     event = _check_reference(order, before, event)
     moved = _move(order, before, event, circumstances)
     after = moved.purchase
-    if circumstances.written_until is not None and after.written_until == 0 and after.state is PurchaseState.UNKNOWN:
+    if (
+        circumstances.written_until is not None
+        and after.written_until == 0
+        and after.state is PurchaseState.UNKNOWN
+        and not _sent_again(before, circumstances)
+    ):
         after = replace(after, written_until=circumstances.written_until)
     if order.cancel_requested_at and after.state is PurchaseState.WAITING and after.review is None:
         # Proven unsent, and the client doesn't want it any more.
@@ -664,6 +672,9 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         if isinstance(event, Delivered) and event.cards:
             return _hide(order, purchase, event.cards, around)
         return _noted(purchase, event)
+    if move in MAY_COME_TOO_LATE and _sent_again(purchase, around):
+        # That a former request came to nothing, or to nothing clear, says nothing about the one that followed it.
+        return _noted(purchase, event)
     match move:
         case Move.STAY:
             if isinstance(event, Unclear) and event.doubt is not None and purchase.state is PurchaseState.DELIVERED:
@@ -715,6 +726,17 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
             return _review(purchase, ReviewReason.DEADLINE)
         case Move.LATE_SUCCESS:
             return _late_success(order, purchase, event, around)
+
+
+MAY_COME_TOO_LATE = frozenset({Move.WAIT, Move.DOUBT, Move.QUESTION, Move.REFUSE, Move.REFUND})
+"""What the answer to a former request can't do to a purchase that was sent again."""
+
+
+def _sent_again(purchase: PurchaseRecord, around: Circumstances) -> bool:
+    """Whether the number was sent again since the request that an event answers: by this process, after what looked
+    like absence, or by another one that took over.
+    """
+    return 0 < around.send < purchase.sends
 
 
 def _wait(purchase: PurchaseRecord, event: Event, around: Circumstances) -> _Moved:
@@ -781,6 +803,9 @@ def _deliver(order: Order, purchase: PurchaseRecord, event: Event, around: Circu
             # A callback overtook the answer, which brings the card.
             return _Moved(replace(purchase, supplier_reference=known.supplier_reference, called_back=True))
         told = f"success, but no card is listed, {_cards(purchase.quantity)} ordered"
+        if purchase.review is not None:
+            # A person looks at it already, and should know what the supplier says.
+            return _noted(known, event, told)
         return replace(_review(known, ReviewReason.CARD_MISSING), note=told)
     new = _new_cards(order, purchase, cards, prints, hidden=False)
     stored = purchase.cards + tuple(

@@ -80,6 +80,8 @@ class AccountPlan:
     """Purchases and questions together; None: no limit."""
     notify_url: str | None = None
     """Where the supplier may call back."""
+    base_url: str | None = None
+    """Where the supplier lives; nothing is sent to another site."""
 
 
 class AccountState(StrEnum):
@@ -257,6 +259,7 @@ class Account:
             "read_timeout": self.traits.read_timeout,
             "answer_patience": patience,
             "idle_seconds": idle_seconds,
+            "base_url": self.plan.base_url,
         }
 
     @property

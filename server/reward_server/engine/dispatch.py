@@ -60,6 +60,8 @@ class _Sent:
     """Monotonic time."""
     product: str
     """The supplier's number of it."""
+    send: int
+    """Which request for this purchase it is, from 1."""
 
 
 class Dispatcher:
@@ -242,9 +244,8 @@ class Dispatcher:
         context = account.context()
         if account.traits.needs_token and context.token is None:
             # Dropped between the look at it and now.
-            await self._apply(
-                key, NotSent(cause=NotSentCause.NO_TOKEN, detail="the token was just refused"), ended=True
-            )
+            no_token = NotSent(cause=NotSentCause.NO_TOKEN, detail="the token was just refused")
+            await self._apply(key, no_token, ended=True, send=order.purchase(key.number).sends)
             return
         try:
             call = account.supplier.place(facts(order, key.number, account), context)
@@ -254,14 +255,15 @@ class Dispatcher:
             defect = NotSent(
                 cause=NotSentCause.OWN_LIMIT, detail="a defect of the adapter", retry_after=DEFECT_REST_SECONDS
             )
-            await self._apply(key, defect, ended=True)
+            await self._apply(key, defect, ended=True, send=order.purchase(key.number).sends)
             return
         if isinstance(call, Refused):
             # The supplier's wire can't say it: nothing was written, and nothing ever will be.
-            await self._apply(key, call, ended=True)
+            await self._apply(key, call, ended=True, send=order.purchase(key.number).sends)
             return
-        product = order.offers[order.purchase(key.number).offer].supplier_product
-        sent = _Sent(key, account, call, context, self._clock.monotonic(), product)
+        purchase = order.purchase(key.number)
+        product = order.offers[purchase.offer].supplier_product
+        sent = _Sent(key, account, call, context, self._clock.monotonic(), product, purchase.sends)
         probes.probe("send.begin")
         reply = await account.place_side.send(call.request, last_moment=intended_at + account.plan.submit_window)
         if isinstance(reply, Pending):
@@ -270,7 +272,7 @@ class Dispatcher:
             silence = Unclear(f"no answer within {account.traits.read_timeout:g} s")
             account.purchase_ended(silence, sent_at=sent.started)
             self._spawn(self._await_late(sent, reply))
-            await self._apply(key, silence, ended=False)
+            await self._apply(key, silence, ended=False, send=sent.send)
             return
         await self._conclude(sent, reply, in_time=True)
 
@@ -308,7 +310,7 @@ class Dispatcher:
             puzzle = sent.product if puzzling else ""
             if account.purchase_ended(outcome, sent_at=sent.started, puzzle=puzzle):
                 self._pump(account)
-        answered = self._happening(sent.key, outcome, ended=True, raw=raw)
+        answered = self._happening(sent.key, outcome, ended=True, send=sent.send, raw=raw)
         if isinstance(outcome, Refused) and not outcome.certain and account.traits.queryable:
             # A refusal that isn't on the reviewed list is believed only with a look that finds nothing. Both are
             # evidence, and the table weighs them: a look that found the order meanwhile counts as much.
@@ -349,15 +351,16 @@ class Dispatcher:
             case _:
                 return [Happening(number=key.number, event=found, source=Source.QUERY, raw=raw)]
 
-    async def _apply(self, key: PurchaseKey, outcome: Outcome, *, ended: bool) -> None:
-        await self._ledger.apply(key, self._happening(key, outcome, ended=ended))
+    async def _apply(self, key: PurchaseKey, outcome: Outcome, *, ended: bool, send: int) -> None:
+        await self._ledger.apply(key, self._happening(key, outcome, ended=ended, send=send))
 
-    def _happening(self, key: PurchaseKey, outcome: Outcome, *, ended: bool, raw: bytes = b"") -> Happening:
+    def _happening(self, key: PurchaseKey, outcome: Outcome, *, ended: bool, send: int, raw: bytes = b"") -> Happening:
         return Happening(
             number=key.number,
             event=outcome,
             source=Source.PLACE,
             written_until=self._clock.now_ms() if ended else None,
+            send=send,
             raw=raw or None,
         )
 

@@ -41,6 +41,7 @@ from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDra
 from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
 from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +77,10 @@ class Engine:
         clock: Clock,
         new_id: IdSource,
         metrics: Metrics,
+        quota_of: Callable[[str], Quota] = lambda _client_id: NO_QUOTA,
     ) -> None:
+        """`quota_of` tells how much a client may order, asked for each order."""
+        self._quota_of = quota_of
         self._store = store
         self._vault = vault
         self._catalogue = catalogue
@@ -138,7 +142,7 @@ class Engine:
         intended_at = self._clock.monotonic()
         order, taken = self._intend_at_once(order)
         try:
-            created = await self.ledger.create(order)
+            created = await self.ledger.create(order, self._quota_of(order.client_id))
         except BaseException:
             for account in taken.values():
                 self._dispatcher.release(account)
@@ -209,7 +213,8 @@ class Engine:
     # --- Callbacks
 
     async def callback(self, account_name: str, callback: Callback) -> Answer | None:
-        """Takes a supplier's callback: verifies it, records it, and looks. None for an account that has no callbacks.
+        """Takes a supplier's callback: verifies it, records it, and looks. None for one that isn't a supplier's: no
+        such account, no callbacks there, or badly signed. Whoever sent it learns nothing.
 
         A callback moves nothing by itself, except where the supplier offers no query.
         """
@@ -222,7 +227,7 @@ class Engine:
         if isinstance(notice, CallbackRefused):
             self._metrics.supplier_called(account_name, "callback", "Refused", 0.0)
             log.warning("callback refused", account=account_name, why=notice.reason)
-            return notice.answer
+            return None
         key = await self._store.purchase(account_name, notice.number)
         if key is not None and notice.outcome is None:
             order, _ = await asyncio.gather(

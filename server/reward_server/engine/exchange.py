@@ -98,9 +98,18 @@ class Exchanges:
     """The HTTP side of one supplier account."""
 
     def __init__(
-        self, *, clock: Clock, connect_timeout: float, read_timeout: float, answer_patience: float, idle_seconds: float
+        self,
+        *,
+        clock: Clock,
+        connect_timeout: float,
+        read_timeout: float,
+        answer_patience: float,
+        idle_seconds: float,
+        base_url: str | None = None,
     ) -> None:
+        """`base_url`: where the supplier lives; nothing is sent to another site. None: wherever requests point."""
         self._clock = clock
+        self._site = None if base_url is None else URL(base_url, encoded=True).origin()
         self._read_timeout = read_timeout
         self._session = aiohttp.ClientSession(
             connector=_PunctualConnector(limit=CONNECTIONS_PER_ACCOUNT, keepalive_timeout=idle_seconds),
@@ -138,6 +147,9 @@ class Exchanges:
         _progress.set(progress)
         body = bytearray()
         headers = {"Accept-Encoding": "identity", "User-Agent": "RewardService", **request.headers}
+        if self._site is not None and not _is_at(request.url, self._site):
+            log.error("an adapter wrote to another site than its account's", url=request.safe_url)
+            return NotSent(cause=NotSentCause.CONFIGURATION, detail="the request was for another site than base_url's")
         try:
             async with self._session.request(
                 request.method,
@@ -173,3 +185,11 @@ class Exchanges:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._open, return_exceptions=True)
         await self._session.close()
+
+
+def _is_at(url: str, site: URL) -> bool:
+    """Whether scheme, host and port are the site's."""
+    try:
+        return URL(url, encoded=True).origin() == site
+    except ValueError:
+        return False

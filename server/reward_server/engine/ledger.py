@@ -36,6 +36,7 @@ from reward_server.store import (
     Store,
     StoreUnavailable,
 )
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ class Happening:
     """Milliseconds; see `moves.Circumstances`."""
     asked_at: int | None = None
     """Milliseconds; when a look was begun."""
+    send: int = 0
+    """Which of the purchase's requests this answers; see `moves.Circumstances`."""
     raw: bytes | None = None
     """The supplier's answer, to be kept (sealed) if it leaves a doubt."""
 
@@ -106,10 +109,10 @@ class Ledger:
         """Adds a listener, called after every stored change."""
         self._listeners.append(listener)
 
-    async def create(self, order: Order) -> Created:
-        """Stores a new order, or finds the one that has its client_order_id."""
+    async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
+        """Stores a new order, or finds the one that has its client_order_id. Raises LimitReached or StoreError."""
         probes.probe("create.storing")
-        created = await self._store.create(order)
+        created = await self._store.create(order, quota)
         probes.probe("create.stored")
         if not created.existed:
             self._remember(created.order)
@@ -323,6 +326,7 @@ class Ledger:
                 sealer,
                 written_until=happening.written_until,
                 asked_at=happening.asked_at,
+                send=happening.send,
             )
             step = moves.advance(changed, happening.number, happening.event, around)
             alerts.extend(step.alerts)
@@ -347,6 +351,7 @@ class Ledger:
         *,
         written_until: int | None = None,
         asked_at: int | None = None,
+        send: int = 0,
     ) -> Circumstances:
         return Circumstances(
             at=self._clock.now_ms(),
@@ -355,6 +360,7 @@ class Ledger:
             print_card=partial(sealer.card_print, order.order_id),
             written_until=written_until,
             asked_at=asked_at,
+            send=send,
             watch_ms=self._watch_ms(order.offers[order.purchase(number).offer].account),
         )
 

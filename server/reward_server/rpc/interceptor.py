@@ -1,9 +1,9 @@
-"""Around every RPC: who calls, whether they may, how long it took, and how it ends when it fails."""
+"""Around every RPC: who calls, whether they may and how often, how long it took, and how it ends when it fails."""
 
 import asyncio
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from time import perf_counter
 from typing import Any, Final, TypeAlias
@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from structlog.contextvars import bind_contextvars
 
 from reward_server.access import Caller, Permission
-from reward_server.errors import MessageTooLarge, PermissionDenied, RewardError
+from reward_server.errors import MessageTooLarge, PermissionDenied, RewardError, Unauthenticated
+from reward_server.limits import CallLimits
 from reward_server.rpc.ports import Authenticator, RpcMetrics
 from reward_server.rpc.status import REQUEST_ID_KEY, internal, status_of, unimplemented
 from reward_server.rpc.validation import unreadable
@@ -69,6 +70,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._authenticator = authenticator
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
+        self._limits = CallLimits()
+        self._streaming: dict[asyncio.Task[Any], Caller] = {}
+        self._withdrawn: set[asyncio.Task[Any]] = set()
         # Each method is wrapped once: what remains per call is the wrapper itself.
         self._wrapped: dict[str, Handler] = {}
 
@@ -88,6 +92,31 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             self._wrapped[method] = wrapped
         return wrapped
 
+    def recheck(self) -> None:
+        """Ends the streams of callers whose key or permission is gone since they began."""
+        for task, caller in self._streaming.items():
+            if task not in self._withdrawn and not self._authenticator.admits(caller):
+                self._withdrawn.add(task)
+                task.cancel()
+
+    async def _stream(
+        self, behaviour: Callable[[Any, Any], Awaitable[Any]], request: Any, context: Any, caller: Caller
+    ) -> Any:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - coroutines run in tasks
+        with self._limits.stream(caller):
+            self._streaming[task] = caller
+            try:
+                return await behaviour(request, context)
+            except asyncio.CancelledError:
+                if task not in self._withdrawn:
+                    raise
+                task.uncancel()
+                raise Unauthenticated("what this client showed when the stream began no longer counts") from None
+            finally:
+                del self._streaming[task]
+                self._withdrawn.discard(task)
+
     def _wrap(self, method: str, handler: Any) -> "Handler":
         name = method.removeprefix("/" + PACKAGE)
         allowed = frozenset(ALLOWED[name])
@@ -105,8 +134,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             try:
                 authorization, request_id = _read_metadata(context)
                 context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
-                caller = self._authenticator.authenticate(authorization)
+                caller = await self._authenticator.identify(authorization, lambda: _certificate_names(context))
                 bind_contextvars(request_id=request_id, method=name, client=caller.client_id)
+                self._limits.count_call(caller)
                 if allowed.isdisjoint(caller.permissions):
                     raise PermissionDenied(" or ".join(ALLOWED[name]))
                 _caller.set(caller)
@@ -116,6 +146,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                     request = decode(raw)
                 except DecodeError:
                     raise unreadable() from None
+                if streaming:
+                    return await self._stream(behaviour, request, context, caller)
                 return await behaviour(request, context)
             except asyncio.CancelledError:
                 code = "CANCELLED"
@@ -151,6 +183,14 @@ def _read_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str | b
         elif key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             request_id = value
     return authorization, request_id or os.urandom(_REQUEST_ID_BYTES).hex()
+
+
+def _certificate_names(context: grpc.aio.ServicerContext[Any, Any]) -> Iterable[str]:
+    """The names in the client's certificate. gRPC has them only of one that it verified."""
+    facts = context.auth_context()
+    for key in ("x509_subject_alternative_name", "x509_common_name"):
+        for name in facts.get(key, ()):
+            yield name.decode(errors="replace")
 
 
 def _refusal(method: str) -> "Handler":

@@ -1,6 +1,6 @@
 """What the edge needs from the rest of the server."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from reward_adapters.contract import Card
@@ -35,10 +35,17 @@ class Ordering(Protocol):
 
 
 class Authenticator(Protocol):
-    """Knows the clients by their keys."""
+    """Knows the clients by what they show."""
 
-    def authenticate(self, authorization_header: str | bytes | None, /) -> Caller:
-        """The caller. Raises Unauthenticated."""
+    async def identify(
+        self, authorization_header: str | bytes | None, certificate_names: Callable[[], Iterable[str]], /
+    ) -> Caller:
+        """The caller, by what it sent and the names in its connection's verified certificate. Raises
+        Unauthenticated.
+        """
+
+    def admits(self, caller: Caller, /) -> bool:
+        """Whether what the caller showed when its call began still counts."""
 
 
 class CardOpener(Protocol):

@@ -2,8 +2,10 @@
 
 import asyncio
 import errno
+import ssl
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,21 @@ TRANSPORT_MARGIN_BYTES = 1_048_576
 """What gRPC takes beyond our own limit, so that a request a bit too large gets an error with all details. Beyond this
 gRPC itself refuses, unread and with a bare RESOURCE_EXHAUSTED."""
 STREAMS_PER_CONNECTION = 10_000
-"""Calls that one connection may hold: as many as the streams one process is made for."""
+"""Calls that one connection may hold: as many as the streams one process is made for. More wait at their client."""
+PING_STRIKES = 2
+"""Pings that came too early before the connection is closed."""
+METADATA_BYTES = 8_192
+"""Calls with more metadata are refused, the more probably the nearer they are to the hard limit. A key and a trace take
+some hundred bytes; a JWT with many claims a few thousand."""
+METADATA_BYTES_HARD = 16_384
+"""Calls with more metadata are always refused."""
+HANDSHAKE_MS = 10_000
+"""Who connects and says nothing is cut off; two minutes otherwise."""
+AGE_SECONDS = 3_600.0
+"""No new calls on a connection older than this, give or take a tenth: clients spread over the replicas again."""
+AGE_GRACE_SECONDS = 120.0
+"""Calls may go on there for one more age and this. No stream lives longer than one age and one heartbeat: the server
+ends each by itself, with its last token, before its connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,63 @@ class TlsFiles:
 
     certificate: Path
     key: Path
+    client_ca: Path | None = None
+    """What clients' certificates are checked against, where they have to show one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pems:
+    certificate: bytes
+    key: bytes = field(repr=False)
+    client_ca: bytes | None
+
+
+class Certificates:
+    """What the server shows, and checks clients' certificates against; renewed when the files change."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._lock = threading.Lock()
+        self._files = files
+        self._stamps = _stamps(files)
+        self._pems = _read(files)
+
+    def use(self, files: TlsFiles) -> None:
+        """From the next handshake on these files count."""
+        with self._lock:
+            self._files = files
+
+    def credentials(self, *, ask_clients: bool) -> grpc.ServerCredentials:
+        """For one port. `ask_clients`: connections without a good certificate are refused (gRPC can't make it a
+        choice).
+        """
+        given = self._pems
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            # Called for every handshake, from gRPC's own thread. None: keep what there is.
+            nonlocal given
+            newest = self._newest()
+            if newest is given:
+                return None
+            given = newest
+            return _configuration(newest)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(given),
+            fetch,  # type: ignore[arg-type]  # None is allowed
+            require_client_authentication=ask_clients,
+        )
+
+    def _newest(self) -> _Pems:
+        with self._lock:
+            try:
+                stamps = _stamps(self._files)
+                if stamps != self._stamps:
+                    self._pems = _read(self._files)
+                    self._stamps = stamps
+            except OSError:
+                # Files are being replaced, or don't fit each other yet; the next handshake looks again.
+                pass
+            return self._pems
 
 
 class RpcServer:
@@ -68,20 +141,38 @@ class RpcServer:
         self._address = address
         self.port = 0
         """Where it listens; of use when the configured port is 0."""
+        self.client_port = 0
+        """Where clients have to show a certificate, if that is a port of its own."""
+        self._certificates: Certificates | None = None
         self._ends_at: float | None = None
         """When the time that `drain` was given is over, by the loop's clock."""
 
-    def bind(self, tls: TlsFiles | None) -> None:
-        """Takes the port. Raises OSError when it can't be had."""
+    def bind(self, tls: TlsFiles | None, client_address: str | None = None) -> None:
+        """Takes the port, and one more where clients have to show a certificate, if it has an address of its own.
+
+        Raises OSError when one can't be had.
+        """
+        if tls is None:
+            self.port = self._take(self._address, None)
+            return
+        self._certificates = Certificates(tls)
+        asks = tls.client_ca is not None and client_address is None
+        self.port = self._take(self._address, self._certificates.credentials(ask_clients=asks))
+        if client_address is not None:
+            self.client_port = self._take(client_address, self._certificates.credentials(ask_clients=True))
+
+    def use_certificates(self, tls: TlsFiles) -> None:
+        """From the next handshake on these files count."""
+        if self._certificates is not None:
+            self._certificates.use(tls)
+
+    def _take(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
         try:
-            if tls is None:
-                self.port = self._server.add_insecure_port(self._address)
-            else:
-                self.port = self._server.add_secure_port(self._address, _credentials(tls))
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise OSError(
-                errno.EADDRINUSE, f"can't listen on {self._address}; is another server running there?"
-            ) from error
+            raise OSError(errno.EADDRINUSE, f"can't listen on {address}; is another server running there?") from error
 
     async def start(self, *, serving: bool = True) -> None:
         """Answers calls from now on."""
@@ -125,9 +216,11 @@ def build_server(
     max_message_bytes: int,
     reflection: bool,
     tls: TlsFiles | None = None,
+    max_connection_age: float = AGE_SECONDS,
+    client_address: str | None = None,
 ) -> RpcServer:
     """A server that holds its port but doesn't answer yet. Raises OSError when the port is taken."""
-    server = grpc.aio.server(interceptors=[interceptor], options=_options(max_message_bytes))
+    server = grpc.aio.server(interceptors=[interceptor], options=_options(max_message_bytes, max_connection_age))
     reward_service_pb2_grpc.add_RewardServiceServicer_to_server(reward_service, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_service, server)
     operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, server)
@@ -137,15 +230,22 @@ def build_server(
     if reflection:
         add_reflection(server, [*SERVICES, HEALTH.SERVICE_NAME])
     rpc_server = RpcServer(server, checks, hub, address)
-    rpc_server.bind(tls)
+    rpc_server.bind(tls, client_address)
     return rpc_server
 
 
-def _options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
+def _options(max_message_bytes: int, max_connection_age: float = AGE_SECONDS) -> Sequence[tuple[str, int]]:
+    grace = max_connection_age + AGE_GRACE_SECONDS
     return (
         # Requests only: an order with its cards may be larger than any request.
         ("grpc.max_receive_message_length", max_message_bytes + TRANSPORT_MARGIN_BYTES),
         ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+        ("grpc.max_metadata_size", METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", METADATA_BYTES_HARD),
+        # gRPC core adds the jitter.
+        ("grpc.max_connection_age_ms", round(max_connection_age * 1000)),
+        ("grpc.max_connection_age_grace_ms", round(grace * 1000)),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.server.max_pending_requests", PENDING_REQUESTS),
         ("grpc.server.max_pending_requests_hard_limit", PENDING_REQUESTS_HARD),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
@@ -155,34 +255,27 @@ def _options(max_message_bytes: int) -> Sequence[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
+        ("grpc.http2.max_ping_strikes", PING_STRIKES),
         # A second server on our port must fail, not share it.
         ("grpc.so_reuseport", 0),
     )
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
-    loaded = _stamp(tls)
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        # Called for every handshake, from gRPC's own thread. None: keep what there is.
-        nonlocal loaded
-        try:
-            stamp = _stamp(tls)
-            if stamp == loaded:
-                return None
-            renewed = _configuration(tls)
-        except OSError:
-            # Files are being replaced; the next handshake looks again.
-            return None
-        loaded = stamp
-        return renewed
-
-    return grpc.dynamic_ssl_server_credentials(_configuration(tls), fetch)  # type: ignore[arg-type]  # None is allowed
+def _configuration(pems: _Pems) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(pems.key, pems.certificate)], root_certificates=pems.client_ca)
 
 
-def _configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(tls.key.read_bytes(), tls.certificate.read_bytes())])
+def _read(files: TlsFiles) -> _Pems:
+    """The files, if certificate and key fit each other. Raises OSError."""
+    # gRPC takes any pair, and then fails every handshake.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(files.certificate, files.key, password="")
+    client_ca = files.client_ca.read_bytes() if files.client_ca is not None else None
+    return _Pems(files.certificate.read_bytes(), files.key.read_bytes(), client_ca)
 
 
-def _stamp(tls: TlsFiles) -> tuple[int, int]:
-    return tls.certificate.stat().st_mtime_ns, tls.key.stat().st_mtime_ns
+def _stamps(files: TlsFiles) -> tuple[object, ...]:
+    stamps = []
+    for file in (files.certificate, files.key, files.client_ca):
+        facts = None if file is None else file.stat()
+        stamps.append(facts and (file, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    return tuple(stamps)

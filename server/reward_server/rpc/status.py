@@ -41,6 +41,11 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.LogRewound: (grpc.StatusCode.OUT_OF_RANGE, pb.ERROR_REASON_LOG_REWOUND),
     errors.MessageTooLarge: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_MESSAGE_TOO_LARGE),
     errors.ReaderTooSlow: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_READER_TOO_SLOW),
+    errors.TooManyCalls: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_TOO_MANY_CALLS),
+    errors.TooManyStreams: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_TOO_MANY_STREAMS),
+    errors.TooManyOrders: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_TOO_MANY_ORDERS),
+    errors.SpendLimitReached: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_SPEND_LIMIT_REACHED),
+    errors.LimitReached: (grpc.StatusCode.RESOURCE_EXHAUSTED, pb.ERROR_REASON_TOO_MANY_CALLS),
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
     errors.PurchaseNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_PURCHASE_NOT_FOUND),
     errors.DecisionRefused: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_DECISION_REFUSED),
@@ -134,6 +139,8 @@ def _metadata(error: Exception) -> dict[str, str]:
             return {"oldest_resume_token": error.oldest_token}
         case errors.ReaderTooSlow():
             return {"resume_token": error.token} if error.token else {}
+        case errors.SpendLimitReached():
+            return {"limit": show_yuan(error.limit), "left": show_yuan(error.left)}
         case errors.PurchaseNotFound():
             return {"order_id": error.order_id, "purchase_number": error.number}
         case errors.DecisionRefused():
@@ -163,6 +170,10 @@ def _details(error: Exception) -> list[message.Message]:
             return [_resource("Supplier", error.supplier, error)]
         case errors.SupplierProductNotFound():
             return [_resource("SupplierProduct", error.product, error)]
+        case errors.LimitReached():
+            failure = error_details_pb2.QuotaFailure()
+            failure.violations.add(subject=f"client:{error.client_id}", description=str(error))
+            return [failure, _retry(error.retry_after)]
         case errors.ServerDraining() | errors.SupplierUnavailable():
             return [_retry(error.retry_after)]
         case StoreError():

@@ -25,6 +25,8 @@ STALL_SECONDS = 60.0
 """One write blocked for so long ends the stream."""
 RETRY_SECONDS = (0.2, 2.0)
 """Clients of a draining server come back spread over this time, not all at once."""
+SPREAD = 0.2
+"""The share of `stream_seconds` by which streams end earlier than others: those that began together don't end so."""
 BEAT_SECONDS = 0.25
 """Heartbeats are up to so much late, so that those of thousands of silent streams share one timer."""
 BEATS_AT_ONCE = 100
@@ -112,6 +114,8 @@ class StreamParts:
     metrics: RpcMetrics
     now_ms: Callable[[], int]
     stall_seconds: float = STALL_SECONDS
+    stream_seconds: float = math.inf
+    """The server ends a stream after so long, some earlier: its client goes on over another connection."""
     beats: Beats = field(default_factory=Beats)
 
 
@@ -258,13 +262,19 @@ class UpdateStream:
         self._context = context
         self._remaining = _Remaining(request.selector) if request.until_terminal else None
         self._head = Head(0, 0, 0)
+        self._loop = asyncio.get_running_loop()
+        self._ends_at = self._loop.time() + parts.stream_seconds * random.uniform(1 - SPREAD, 1)
+        """Looked at whenever something is written, a heartbeat at the latest."""
         self._position = 0
         """Everything up to here was written or left out by the selector: where the reader may continue."""
         self._has_place = request.start is not Start.SNAPSHOT
         """Whether it may: not inside of a snapshot."""
 
     async def run(self) -> None:
-        """Streams until the reader goes, or all named orders are terminal, or the server drains. Raises RewardError."""
+        """Streams until the reader goes, or all named orders are terminal, or the server drains or ends it.
+
+        Raises RewardError.
+        """
         request, parts = self._request, self._parts
         if parts.hub.draining:
             raise _draining()
@@ -355,7 +365,7 @@ class UpdateStream:
             self._position = watcher.position
             if self._is_complete:
                 return
-            if self._parts.hub.draining:
+            if self._parts.hub.draining or self._loop.time() >= self._ends_at:
                 await self._beat(writer)
                 raise _draining()
             if writer.is_silent:

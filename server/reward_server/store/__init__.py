@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from reward_server.domain.order import Order, OrderState, PurchaseState, Source
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 
 class StoreError(Exception):
@@ -286,6 +287,14 @@ class Store(Protocol):
         """Set when the store failed for good: the process must stop acknowledging and end."""
 
     @property
+    def trouble(self) -> str:
+        """Why it can't be used at the moment, as far as is known; "" when it can."""
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it hasn't answered for as long as a lease lasts, so that others have taken over."""
+
+    @property
     def commits(self) -> int:
         """Commits so far."""
 
@@ -309,10 +318,11 @@ class Store(Protocol):
     async def renew(self) -> Lease:
         """Makes the lease last from now on; one that was over stays over, and `join` begins another."""
 
-    async def create(self, order: Order) -> Created:
+    async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
         """Stores a new order (version 1, revision 1) with its purchases and logs its first update.
 
-        When the client_order_id exists nothing is written and the existing order comes back.
+        When the client_order_id exists nothing is written and the existing order comes back. Raises TooManyOrders or
+        SpendLimitReached when the client has used up its quota; nothing is written then.
         """
 
     async def save(self, change: Change) -> bool:

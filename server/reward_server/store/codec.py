@@ -42,6 +42,9 @@ def decode_order(body: bytes) -> Order:
     except msgspec.DecodeError as error:
         # The error names the field and the kind of fault; the value stays out of it.
         raise OrderUnreadable(f"a stored order can't be read: {error}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        # These would quote what they stumbled over.
+        raise OrderUnreadable(f"a stored order can't be read: {type(error).__name__}") from None
 
 
 def _without_surrogates(value: Any) -> Any:

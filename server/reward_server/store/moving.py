@@ -51,9 +51,9 @@ async def move(
             for table in TABLES:
                 await _copy(table, leaving, arriving, page, teller)
             moved = [await _compare(table, leaving, arriving, page, teller) for table in TABLES]
-            await arriving.arrived(leaving.epoch)
-            # Dead between these two, a server could go on with either: whoever runs it again closes the source, too.
+            # In this order: dead between the two, no server goes on with either until this has come to its end.
             leaving.moved(_now_ms())
+            await arriving.arrived(leaving.epoch)
             return moved
     finally:
         leaving.close()

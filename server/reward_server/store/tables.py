@@ -56,6 +56,7 @@ TABLES = (
         "client_order_id product_id accounts state open listed created_at last_position review_since revision body",
         truths="open listed",
     ),
+    _table("spending", "client_id day", "amount"),
     _table("updates", "client_id position", "order_id version at body"),
     _table("cards", "client_id order_id card_no", "version number hidden sealed", truths="hidden"),
     _table("purchases", "number", "account client_id order_id state open watch_until", truths="open"),

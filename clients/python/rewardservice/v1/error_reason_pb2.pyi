@@ -78,6 +78,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: an operator's decision doesn't fit how the purchase stands; the message says why (metadata
     "order_id", "purchase_number", "state").
     """
+    ERROR_REASON_TOO_MANY_CALLS: _ErrorReason.ValueType  # 26
+    """RESOURCE_EXHAUSTED: more calls per second than this client may make. RetryInfo says when the next one is welcome."""
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 27
+    """RESOURCE_EXHAUSTED: more open streams than this client may have. Close one, or share one."""
+    ERROR_REASON_TOO_MANY_ORDERS: _ErrorReason.ValueType  # 28
+    """RESOURCE_EXHAUSTED: more orders that haven't ended than this client may have. Nothing was stored."""
+    ERROR_REASON_SPEND_LIMIT_REACHED: _ErrorReason.ValueType  # 29
+    """RESOURCE_EXHAUSTED: the order could cost more than is left of what this client may spend today, UTC (metadata
+    "limit", "left" in yuan). Nothing was stored.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of every error, without the prefix, in domain "rewardservice.v1"."""
@@ -137,5 +147,15 @@ ERROR_REASON_PURCHASE_NOT_FOUND: ErrorReason.ValueType  # 24
 ERROR_REASON_DECISION_REFUSED: ErrorReason.ValueType  # 25
 """FAILED_PRECONDITION: an operator's decision doesn't fit how the purchase stands; the message says why (metadata
 "order_id", "purchase_number", "state").
+"""
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason.ValueType  # 26
+"""RESOURCE_EXHAUSTED: more calls per second than this client may make. RetryInfo says when the next one is welcome."""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 27
+"""RESOURCE_EXHAUSTED: more open streams than this client may have. Close one, or share one."""
+ERROR_REASON_TOO_MANY_ORDERS: ErrorReason.ValueType  # 28
+"""RESOURCE_EXHAUSTED: more orders that haven't ended than this client may have. Nothing was stored."""
+ERROR_REASON_SPEND_LIMIT_REACHED: ErrorReason.ValueType  # 29
+"""RESOURCE_EXHAUSTED: the order could cost more than is left of what this client may spend today, UTC (metadata
+"limit", "left" in yuan). Nothing was stored.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -48,7 +48,7 @@ CREATE TABLE orders (
 CREATE UNIQUE INDEX orders_by_id ON orders (order_id);
 
 -- Counting what is under way must not cost more as the settled orders pile up.
-CREATE INDEX orders_open ON orders (state) WHERE open;
+CREATE INDEX orders_open ON orders (client_id, state) WHERE open;
 
 -- Nor must what waits for a person.
 CREATE INDEX orders_in_review ON orders (review_since, order_id) WHERE review_since > 0;
@@ -85,6 +85,15 @@ CREATE TABLE updates (
   body      BYTEA  NOT NULL,
   PRIMARY KEY (client_id, position)
 );
+
+-- What the orders of each client could cost at worst, by the UTC day of their creation, counted from 1970; in 1/10,000
+-- yuan. Read and written under the lock on the client's head.
+CREATE TABLE spending (
+  client_id TEXT COLLATE "C" NOT NULL,
+  day       BIGINT NOT NULL,
+  amount    BIGINT NOT NULL CHECK (amount >= 0),
+  PRIMARY KEY (client_id, day)
+) WITH (fillfactor = 50);
 
 -- Cards, sealed.
 CREATE TABLE cards (

@@ -17,6 +17,9 @@ from reward_server.store.tables import TABLES, Row, Table, page_of
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection[asyncpg.Record]
 
+LONG_SECONDS = 3_600.0
+"""For what goes through a whole table."""
+
 LOCK_TRIES, LOCK_REST_SECONDS = 20, 0.25
 """The session of one that was killed ends as soon as the database notices."""
 
@@ -62,7 +65,8 @@ class ArrivingStore:
 
     async def count(self, table: Table) -> int:
         """How many rows it has."""
-        return int(await self._connection.fetchval(f"SELECT count(*) FROM {table.name}"))  # noqa: S608
+        statement = f"SELECT count(*) FROM {table.name}"  # noqa: S608
+        return int(await self._connection.fetchval(statement, timeout=LONG_SECONDS))
 
     async def add(self, table: Table, rows: Sequence[Row]) -> None:
         """Stores a page, all of it or nothing."""
@@ -74,6 +78,8 @@ class ArrivingStore:
 
     async def arrived(self, epoch: int) -> None:
         """The store goes on here: under its epoch, so that its clients' resume tokens stay good."""
+        # The planner knows nothing of what has come by COPY.
+        await self._connection.execute("ANALYZE", timeout=LONG_SECONDS)
         async with self._connection.transaction():
             for table in TABLES:
                 if table.counted:
@@ -81,8 +87,6 @@ class ArrivingStore:
             for name, value in (("epoch", epoch), ("arrived", epoch)):
                 await self._connection.execute(STATEMENTS["set_fact"], name, value)
             await self._connection.execute(STATEMENTS["forget_fact"], "arriving")
-        # The planner knows nothing of what has come by COPY.
-        await self._connection.execute("ANALYZE", timeout=None)
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +95,7 @@ async def arriving_store(url: str) -> AsyncIterator[ArrivingStore]:
     await migrate_postgres(url)
     try:
         settings = {"application_name": "reward-server migrate-store"}
-        connection = await Hosts(url).connect(command_timeout=10 * STATEMENT_SECONDS, server_settings=settings)
+        connection = await Hosts(url).connect(command_timeout=STATEMENT_SECONDS, server_settings=settings)
         try:
             await _alone(connection)
             yield ArrivingStore(connection)

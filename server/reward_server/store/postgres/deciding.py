@@ -11,6 +11,7 @@ from typing import Any
 from reward_server.domain.order import Order, PurchaseRecord, PurchaseState
 from reward_server.store import AuditEntry, Change, Created, Head, LeaseLost, StoreError, Update
 from reward_server.store.codec import decode_order
+from reward_server.store.quotas import NO_QUOTA, Quota, day_of, refusal, reserved
 
 Row = tuple[Any, ...]
 
@@ -23,6 +24,8 @@ class Write:
     body: bytes = field(repr=False)
     change: Change | None = None
     """None: the order is new."""
+    quota: Quota = NO_QUOTA
+    """Of a new order: what its client may have."""
 
     @property
     def fenced(self) -> bool:
@@ -57,6 +60,10 @@ class Batch:
     """By order id, as stored before the batch."""
     updates: list[Update] = field(default_factory=list)
     """What was logged."""
+    spent: dict[int, int] = field(default_factory=dict)
+    """What the client's orders could cost, by day: as stored and with what was decided so far, where it was asked."""
+    in_flight: int = 0
+    """The client's orders that haven't ended, likewise. One that ends in this batch counts on until the next."""
     _created: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict)
     _saved: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict)
     """The last state of each order, and its last position, 0 = nothing was logged."""
@@ -66,6 +73,8 @@ class Batch:
     _released: list[Row] = field(default_factory=list)
     _answers: list[Row] = field(default_factory=list)
     _audits: list[Row] = field(default_factory=list)
+    _spending: dict[int, int] = field(default_factory=dict)
+    """What is added, by day."""
     _now: dict[str, int] = field(default_factory=dict)
     """Revisions after what was decided so far."""
 
@@ -73,13 +82,17 @@ class Batch:
         """Takes a row of what the database knows."""
         if kind == "lease":
             self.lease_holds = True
+        elif kind == "spent":
+            self.spent[int(order_id)] = revision
+        elif kind == "in_flight":
+            self.in_flight = revision
         elif kind == "known":
             self.known[client_order_id] = _Standing(order_id, revision, body or b"")
         else:
             self.revisions[order_id] = revision
 
     def decide(self, write: Write) -> Created | bool:
-        """What the writer is told once the batch is stored. Raises LeaseLost."""
+        """What the writer is told once the batch is stored. Raises LeaseLost or LimitReached."""
         if write.change is None:
             return self._create(write)
         return self._save(write, write.change)
@@ -135,6 +148,7 @@ class Batch:
             *_columns(self._audits, 7),
             self.owner,
             self.number,
+            *_columns(self._spending.items(), 2),
         ]
 
     def check(self, created: int, saved: int, released: int) -> None:
@@ -150,7 +164,13 @@ class Batch:
         known = self.known.get(order.client_order_id)
         if known is not None:
             return Created(decode_order(known.body), True, self.head)
+        day, cost = day_of(order), reserved(order)
+        if refused := refusal(order, write.quota, self.in_flight, self.spent.get(day, 0)):
+            raise refused
         self._fence(write)
+        self.in_flight += not order.state.is_terminal
+        self.spent[day] = self.spent.get(day, 0) + cost
+        self._spending[day] = self._spending.get(day, 0) + cost
         position = self._log(order, write.body)
         self._created[order.order_id] = (order, write.body, position)
         self.known[order.client_order_id] = _Standing(order.order_id, order.revision, write.body)

@@ -13,10 +13,12 @@ from typing import Any, TypeAlias
 import asyncpg
 
 from reward_server import probes
+from reward_server.errors import LimitReached
 from reward_server.store import Created, Head, StoreBroken, StoreError, StoreUnavailable, Update
 from reward_server.store.postgres.deciding import Batch, Write
 from reward_server.store.postgres.failures import store_error
 from reward_server.store.postgres.sql import STATEMENTS
+from reward_server.store.quotas import day_of
 
 BATCH_LIMIT = 256
 """Writers per transaction: some milliseconds of one client's lock."""
@@ -74,11 +76,14 @@ class GroupCommit:
             self._runners[client_id] = loop.create_task(self._run(client_id))
         return done
 
-    async def close(self) -> None:
-        """Refuses further writes and waits for those handed over."""
+    async def close(self, seconds: float) -> None:
+        """Refuses further writes and waits for those handed over, but for no database that doesn't answer."""
         self._closing = True
         if self._runners:
-            await asyncio.wait(self._runners.values())
+            _, late = await asyncio.wait(self._runners.values(), timeout=seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _run(self, client_id: str) -> None:
         batch: list[_Member] = []
@@ -116,13 +121,13 @@ class GroupCommit:
             # A caller that gave up cancelled its own waiting, never the write.
             if done.done():
                 continue
-            if isinstance(result, StoreError):
+            if isinstance(result, StoreError | LimitReached):
                 done.set_exception(result)
             else:
                 done.set_result(result)
         return None
 
-    async def _transact(self, client_id: str, writes: list[Write]) -> list[Result | StoreError]:
+    async def _transact(self, client_id: str, writes: list[Write]) -> list[Result | StoreError | LimitReached]:
         async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             batch = await self._begin(connection, client_id, writes)
             try:
@@ -158,9 +163,13 @@ class GroupCommit:
                 heads = await connection.fetch(STATEMENTS["lock_head"], client_id)
             [(position, pruned_through)] = heads
             batch = Batch(client_id, owner, next(self._numbers), False, Head(position, pruned_through, self._epoch))
-            created = [write.order.client_order_id for write in writes if write.change is None]
+            new = [write for write in writes if write.change is None]
+            created = [write.order.client_order_id for write in new]
+            days = list({day_of(write.order) for write in new if write.quota.spend_per_day is not None})
+            counts = any(write.quota.orders_in_flight is not None for write in new)
             saved = list({write.order.order_id for write in writes if write.change is not None})
-            for row in await connection.fetch(STATEMENTS["look_before"], client_id, created, saved, owner):
+            values = (client_id, created, saved, owner, days, counts)
+            for row in await connection.fetch(STATEMENTS["look_before"], *values):
                 batch.found(*row)
         except BaseException:
             await _roll_back(connection)
@@ -184,10 +193,10 @@ class GroupCommit:
             retry = min(2 * retry, LONGEST_RETRY_SECONDS)
 
 
-def _decide(batch: Batch, write: Write) -> Result | StoreError:
+def _decide(batch: Batch, write: Write) -> Result | StoreError | LimitReached:
     try:
         return batch.decide(write)
-    except StoreError as error:
+    except (StoreError, LimitReached) as error:
         # This writer's own: the others of the batch go on.
         return error
 

@@ -116,14 +116,19 @@ SELECT batch FROM batches WHERE client_id = $1 AND owner = $2;
 
 -- look_before --
 -- What a batch of writes needs to know, read under the lock: which client_order_ids exist, at which revision the orders
--- stand that are to be changed, and whether this process's lease holds.
+-- stand that are to be changed, and whether this process's lease holds. What the client has used up: of its
+-- money on the days $5, and with $6 its orders that haven't ended.
 SELECT 'known', order_id, client_order_id, revision, body FROM orders
 WHERE client_id = $1 AND client_order_id = ANY ($2::text[])
 UNION ALL
 SELECT 'stored', order_id, client_order_id, revision, NULL FROM orders
 WHERE client_id = $1 AND order_id = ANY ($3::text[])
 UNION ALL
-SELECT 'lease', owner, '', 0, NULL FROM replicas WHERE owner = $4 AND until > clock_timestamp();
+SELECT 'lease', owner, '', 0, NULL FROM replicas WHERE owner = $4 AND until > clock_timestamp()
+UNION ALL
+SELECT 'spent', day::text, '', amount, NULL FROM spending WHERE client_id = $1 AND day = ANY ($5::bigint[])
+UNION ALL
+SELECT 'in_flight', '', '', count(*), NULL FROM orders WHERE client_id = $1 AND open AND $6::bool;
 
 -- write --
 -- A batch of one client's writes, decided before and stored at once. The counts that come back must be those of the
@@ -188,6 +193,10 @@ audited AS (
 marked AS (
   INSERT INTO batches (client_id, owner, batch) VALUES ($1, $57, $58)
   ON CONFLICT (client_id, owner) DO UPDATE SET batch = excluded.batch
+),
+spent AS (
+  INSERT INTO spending (client_id, day, amount) SELECT $1, row.* FROM unnest($59::bigint[], $60::bigint[]) AS row
+  ON CONFLICT (client_id, day) DO UPDATE SET amount = spending.amount + excluded.amount
 )
 SELECT (SELECT count(*) FROM created), (SELECT count(*) FROM saved), (SELECT count(*) FROM released);
 
@@ -217,7 +226,7 @@ SELECT order_id FROM orders WHERE client_id = $1 AND order_id = ANY ($2::text[])
 -- newest_orders --
 -- Newest first. An empty filter lets everything pass.
 SELECT body FROM orders
-WHERE client_id = $1 AND ($2 = '' OR order_id < $2)
+WHERE client_id = $1 AND order_id < $2
   AND (cardinality($3::text[]) = 0 OR state = ANY ($3::text[]))
   AND ($4 = '' OR product_id = $4)
   AND ($5 = '' OR strpos(accounts, E'\n' || $5 || E'\n') > 0)

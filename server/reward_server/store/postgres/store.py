@@ -1,6 +1,7 @@
 """The store over PostgreSQL: a pool of connections, a lease, and the logs of other processes' commits."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -28,6 +29,7 @@ from reward_server.store import (
     SealedToken,
     SnapshotQuery,
     StoreError,
+    StoreUnavailable,
     Update,
     UpdateListener,
     WrappedKey,
@@ -39,6 +41,7 @@ from reward_server.store.postgres.failures import store_error
 from reward_server.store.postgres.group import ACQUIRE_SECONDS, GroupCommit
 from reward_server.store.postgres.sql import STATEMENTS
 from reward_server.store.postgres.tailing import Connect, Tailing
+from reward_server.store.quotas import NO_QUOTA, Quota
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,7 @@ CLOSE_SECONDS = 5.0
 _ANSWERS_LIMIT = 200
 """An order under dispute has a handful; more come only from a supplier gone mad."""
 
+_AFTER_EVERY_ID = "\U0010ffff"
 _AFTER_EVERY_CALLBACK = CallbackPlace(2**62, b"")
 _AFTER_EVERY_ENTRY = 2**62
 
@@ -67,6 +71,9 @@ class PostgresStore:
         self.commits = 0
         self.broken = asyncio.Event()
         """Never set: what happens to the disk is the database's to mend, and it answers when it has."""
+        self.trouble = ""
+        """Why it couldn't be used the last time that it was asked something; it is asked several times a lease."""
+        self._heard_at = time.monotonic()
         self._pool = pool
         self._epoch = epoch
         self._lease_seconds = lease_seconds
@@ -87,6 +94,11 @@ class PostgresStore:
         )
         self._tailing.start()
         self._closed = False
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the database hasn't answered for as long as a lease lasts; it is asked three times in that time."""
+        return time.monotonic() > self._heard_at + self._lease_seconds
 
     def on_commit(self, observer: Callable[[int], None]) -> None:
         """Who is told how many writes shared each commit."""
@@ -151,9 +163,9 @@ class PostgresStore:
 
     # --- Orders -----------------------------------------------------------------------------------------------------
 
-    async def create(self, order: Order) -> Created:
+    async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
         """Stores a new order with its purchases and logs its first update, or gives back the existing one."""
-        created: Created = await self._group.submit(order.client_id, Write(order, encode_order(order)))
+        created: Created = await self._group.submit(order.client_id, Write(order, encode_order(order), quota=quota))
         return created
 
     async def save(self, change: Change) -> bool:
@@ -187,7 +199,7 @@ class PostgresStore:
         rows = await self._fetch(
             "newest_orders",
             query.client_id,
-            query.before_order_id,
+            query.before_order_id or _AFTER_EVERY_ID,
             sorted(query.states),
             query.product_id,
             query.account,
@@ -338,7 +350,7 @@ class PostgresStore:
         if self._closed:
             return
         self._closed = True
-        await self._group.close()
+        await self._group.close(CLOSE_SECONDS)
         await self._tailing.close()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -353,9 +365,11 @@ class PostgresStore:
 
     async def _fetch(self, name: str, *values: Any) -> Sequence["asyncpg.Record"]:
         try:
-            return await self._pool.fetch(STATEMENTS[name], *values, timeout=ACQUIRE_SECONDS)
+            rows = await self._pool.fetch(STATEMENTS[name], *values, timeout=ACQUIRE_SECONDS)
         except Exception as error:
             raise self._translated(error) from error
+        self._heard()
+        return rows
 
     async def _execute(self, name: str, *values: Any) -> None:
         await self._fetch(name, *values)
@@ -368,8 +382,15 @@ class PostgresStore:
         except Exception as error:
             raise self._translated(error) from error
 
+    def _heard(self) -> None:
+        self.trouble = ""
+        self._heard_at = time.monotonic()
+
     def _translated(self, error: Exception) -> StoreError:
-        return store_error(error) or StoreError(f"the database refused: {error}")
+        translated = store_error(error) or StoreError(f"the database refused: {error}")
+        if isinstance(translated, StoreUnavailable):
+            self.trouble = str(translated)
+        return translated
 
     async def _ends(self, client_ids: Sequence[str]) -> Mapping[str, int]:
         rows = await self._fetch("positions", list(client_ids))
@@ -380,6 +401,7 @@ class PostgresStore:
 
     def _committed(self, client_id: str, writes: int, updates: list[Update]) -> None:
         self.commits += 1
+        self._heard()
         self._observe(writes)
         self._tailing.committed(client_id, updates)
 

@@ -39,7 +39,7 @@ CREATE TABLE orders (
 CREATE UNIQUE INDEX orders_by_id ON orders (order_id);
 
 -- Counting what is under way must not cost more as the settled orders pile up.
-CREATE INDEX orders_open ON orders (state) WHERE open = 1;
+CREATE INDEX orders_open ON orders (client_id, state) WHERE open = 1;
 
 -- Nor must what waits for a person.
 CREATE INDEX orders_in_review ON orders (review_since, order_id) WHERE review_since > 0;
@@ -65,6 +65,15 @@ CREATE TABLE updates (
   body      BLOB    NOT NULL,
   PRIMARY KEY (client_id, position)
 ) STRICT;
+
+-- What the orders of each client could cost at worst, by the UTC day of their creation, counted from 1970; in 1/10,000
+-- yuan.
+CREATE TABLE spending (
+  client_id TEXT    NOT NULL,
+  day       INTEGER NOT NULL,
+  amount    INTEGER NOT NULL CHECK (amount >= 0),
+  PRIMARY KEY (client_id, day)
+) STRICT, WITHOUT ROWID;
 
 -- Cards, sealed.
 CREATE TABLE cards (

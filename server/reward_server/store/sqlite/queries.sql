@@ -103,6 +103,17 @@ INSERT INTO answers (client_id, order_id, number, at, source, sealed) VALUES (?1
 -- answers --
 SELECT number, at, source, sealed FROM answers WHERE client_id = ?1 AND order_id = ?2 ORDER BY answer_id LIMIT ?3;
 
+-- orders_in_flight --
+SELECT count(*) FROM orders WHERE client_id = ?1 AND open = 1;
+
+-- spent --
+-- What a client's orders of one day could cost at worst.
+SELECT coalesce(sum(amount), 0) FROM spending WHERE client_id = ?1 AND day = ?2;
+
+-- spend --
+INSERT INTO spending (client_id, day, amount) VALUES (?1, ?2, ?3)
+ON CONFLICT (client_id, day) DO UPDATE SET amount = amount + excluded.amount;
+
 -- order --
 SELECT body FROM orders WHERE client_id = ?1 AND order_id = ?2;
 

@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from reward_server.domain.order import Order, OrderState, PurchaseState, Source
+from reward_server.errors import LimitReached
 from reward_server.store import (
     AuditEntry,
     CallbackPlace,
@@ -35,6 +36,7 @@ from reward_server.store import (
 )
 from reward_server.store.codec import decode_order, encode_order
 from reward_server.store.epochs import random_epoch
+from reward_server.store.quotas import NO_QUOTA, Quota
 from reward_server.store.sqlite import writing
 from reward_server.store.sqlite.group import Commit, GroupCommit
 from reward_server.store.sqlite.sql import Row, run
@@ -67,6 +69,16 @@ class SqliteStore:
     def broken(self) -> asyncio.Event:
         """Set when the disk failed: the process must stop acknowledging and end."""
         return self._group.broken
+
+    @property
+    def trouble(self) -> str:
+        """Every write tells by itself."""
+        return ""
+
+    @property
+    def cut_off(self) -> bool:
+        """There is nobody else to take over."""
+        return False
 
     @property
     def commits(self) -> int:
@@ -103,10 +115,15 @@ class SqliteStore:
 
     # --- Orders -----------------------------------------------------------------------------------------------------
 
-    async def create(self, order: Order) -> Created:
+    async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
         """Stores a new order with its purchases and logs its first update, or gives back the existing one."""
         body = encode_order(order)
-        return await self._group.submit(lambda c, updates: writing.create(c, updates, order, body, self._epoch))
+        created = await self._group.submit(
+            lambda c, updates: writing.create(c, updates, order, body, epoch=self._epoch, quota=quota)
+        )
+        if isinstance(created, LimitReached):
+            raise created
+        return created
 
     async def save(self, change: Change) -> bool:
         """Stores a change if the stored revision is exactly one below."""

@@ -5,13 +5,23 @@ from collections.abc import Iterable
 import apsw
 
 from reward_server.domain.order import Order
+from reward_server.errors import LimitReached
 from reward_server.store import AuditEntry, Change, Created, Head, StoreError, Update
 from reward_server.store.codec import decode_order
+from reward_server.store.quotas import NO_QUOTA, Quota, day_of, refusal, reserved
 from reward_server.store.sqlite.sql import STATEMENTS, Row, run
 
 
-def create(connection: apsw.Connection, updates: list[Update], order: Order, body: bytes, epoch: int) -> Created:
-    """Inserts an order, its purchases and its first update, or finds the one that has its client_order_id."""
+def create(
+    connection: apsw.Connection, updates: list[Update], order: Order, body: bytes, *, epoch: int, quota: Quota
+) -> Created | LimitReached:
+    """Inserts an order, its purchases and its first update, or finds the one that has its client_order_id.
+
+    A refusal is returned and not raised: it is this writer's alone, and nothing was written for it.
+    """
+    refused = None if quota == NO_QUOTA else _refusal(connection, order, quota)
+    if refused is not None:
+        return refused
     inserted = run(
         connection,
         "create_order",
@@ -34,6 +44,7 @@ def create(connection: apsw.Connection, updates: list[Update], order: Order, bod
     [(position,)] = inserted
     pruned_through = _log(connection, updates, order, position, body)
     connection.executemany(STATEMENTS["put_purchase"], _purchase_rows(order))
+    run(connection, "spend", order.client_id, day_of(order), reserved(order))
     return Created(order, False, Head(position, pruned_through, epoch))
 
 
@@ -89,6 +100,17 @@ def prune(connection: apsw.Connection, client_id: str, before: int, limit: int) 
         for name in ("unlist_orders", "drop_updates", "mark_pruned"):
             run(connection, name, client_id, through)
     return dropped
+
+
+def _refusal(connection: apsw.Connection, order: Order, quota: Quota) -> LimitReached | None:
+    if run(connection, "order_by_client_order_id", order.client_id, order.client_order_id):
+        # A retry gets its order, whatever the client has used up since.
+        return None
+    in_flight = 0
+    if quota.orders_in_flight is not None:
+        [(in_flight,)] = run(connection, "orders_in_flight", order.client_id)
+    [(spent,)] = run(connection, "spent", order.client_id, day_of(order))
+    return refusal(order, quota, in_flight, spent)
 
 
 def _log(connection: apsw.Connection, updates: list[Update], order: Order, position: int, body: bytes) -> int:
