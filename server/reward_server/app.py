@@ -44,6 +44,9 @@ log = structlog.get_logger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 
+REACH_SECONDS = 0.5
+"""How often it is looked whether the store still answers."""
+
 RESUME_KEY = "resume_token"
 """Name of the secret that authenticates resume and page tokens."""
 
@@ -95,6 +98,7 @@ class App:
         )
         work = (
             self._watch_store(),
+            self._watch_reach(),
             self._pruner.run(),
             self.inquiries.keep_balances(),
             self.inquiries.keep_forms(),
@@ -266,6 +270,18 @@ class App:
         await self.store.broken.wait()
         log.critical("the store failed: ending, so that a restart can recover from the disk")
         self.failed.set()
+
+    async def _watch_reach(self) -> None:
+        """Sends clients elsewhere while the store doesn't answer: here they would wait for what doesn't come."""
+        away = False
+        while True:
+            await asyncio.sleep(REACH_SECONDS)
+            if self.store.cut_off is away or self._ready:
+                continue
+            away = not away
+            log.warning("the store doesn't answer: clients are sent away" if away else "the store answers again")
+            self.hub.send_away(away)
+            await self.rpc.set_serving(not away)
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -3,17 +3,23 @@ learns of its requests counts, and what it was about to send isn't sent any more
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from crash.stores import shared_store
 from crash.world import GIVE_UP_SECONDS, WITHOUT_QUERY, Wish
 from postgres_server import Cluster
 from reward_sandbox.books import Order
 from reward_server.store.postgres import migrate_postgres
+from rewardservice.v1 import reward_service_pb2
 from service.harness import State
 
 from .fleet import Fleet, fleet
@@ -231,6 +237,19 @@ async def test_a_frozen_replica_does_not_undo_what_another_one_sends_again(
 # --- The database is out of reach
 
 
+async def sent_away(one: Fleet, stream: Any) -> str:
+    """Follows at the first replica until it sends whoever follows elsewhere, and health checks too; the last token."""
+    token = ""
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        while message := await stream.read():
+            token = getattr(message, message.WhichOneof("message")).resume_token
+    assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+    health: Any = health_pb2_grpc.HealthStub(one.at(FIRST).channel)
+    checked = await health.Check(health_pb2.HealthCheckRequest())
+    assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    return token
+
+
 async def test_a_replica_cut_off_from_its_database_sends_nothing_and_loses_no_card(
     tmp_path: Path, cluster: Cluster
 ) -> None:
@@ -258,8 +277,18 @@ async def test_a_replica_cut_off_from_its_database_sends_nothing_and_loses_no_ca
             await see(one, lambda: gate.held == 1)
             one.order([waiting], by=one.at(FIRST))
             await see(one, state_is(one, waiting, State.ORDER_STATE_ACCEPTED))
+            begin = {"start": reward_service_pb2.STREAM_START_SNAPSHOT, "heartbeat_interval": Duration(seconds=1)}
+            stream = one.at(FIRST).stream(**begin)
+            while not (await stream.read()).HasField("snapshot_end"):
+                pass
             wire.cut()
+            token = await asyncio.wait_for(sent_away(one, stream), GIVE_UP_SECONDS)
             await see(one, state_is(one, waiting, State.ORDER_STATE_FULFILLED))
+            elsewhere = one.at(OTHER).stream(start=reward_service_pb2.STREAM_START_AFTER, resume_token=token)
+            # What was committed meanwhile comes there, behind the heartbeat that every stream begins with.
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                while not (await elsewhere.read()).HasField("update"):
+                    pass
             await see(one, state_is(one, held, State.ORDER_STATE_NEEDS_REVIEW))
             gate.release()
             await see(one, lambda: all(order.answered_at for order in sold(one, held)))

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from reward_adapters import adapter_kinds, load_adapter
 from reward_adapters.contract import ProductKind, RecipientKind
-from reward_server.access import Permission, new_key
+from reward_adapters.money import yuan
+from reward_server.access import NO_LIMITS, Limits, Permission, new_key
 from reward_server.config import ConfigError, Problem, Settings, known_keys, load_settings
 from reward_server.config.sources import variable_name
 from reward_server.sealing import create_master_key_file
@@ -589,7 +590,8 @@ def test_client_rules(load: Loader) -> None:
 def test_keys_may_expire(load: Loader) -> None:
     """A key is a hash, or a hash with the time at which it ends."""
     (_, lasting), (_, ending) = new_key(), new_key()
-    one = f'[[clients]]\nid = "shop"\npermissions = ["read"]\nkeys = ["{lasting}", {{ hash = "{ending}", expires = TIME }}]'
+    keys = f'["{lasting}", {{ hash = "{ending}", expires = TIME }}]'
+    one = f'[[clients]]\nid = "shop"\npermissions = ["read"]\nkeys = {keys}'
     [client] = load(one.replace("TIME", "2027-01-01T00:00:00+08:00")).clients
     hashes = tuple(key.removeprefix("sha256:") for key in (lasting, ending))
     assert client.key_hashes == hashes
@@ -624,8 +626,8 @@ def test_what_shows_a_client(load: Loader, tls: str) -> None:
     assert load.only_problem(named + named.replace('"shop"', '"other"')).where == "clients[1].certificate_names"
     ca = f"[grpc]\n{tls}tls_client_ca_file = '{load.folder}/tls.crt'\n"
     assert load(ca + named).grpc.tls_client_ca_file == load.folder / "tls.crt"
-    assert "isn't a certificate" in load.only_problem(ca.replace("client_ca_file = '", "client_ca_file = '/dev/null#")
-                                                      .replace(f"/dev/null#{load.folder}/tls.crt", f"{load.folder}/tls.key")).what
+    wrong = ca.replace(f"client_ca_file = '{load.folder}/tls.crt'", f"client_ca_file = '{load.folder}/tls.key'")
+    assert "isn't a certificate" in load.only_problem(wrong).what
     assert "TLS only" in load.only_problem(f"[grpc]\ntls_client_ca_file = '{load.folder}/tls.crt'\n").what
     assert load.only_problem("[grpc]\ntls_client_bind = '127.0.0.1:7'\n").where == "grpc.tls_client_bind"
 

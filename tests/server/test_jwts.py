@@ -26,7 +26,10 @@ EC = ec.generate_private_key(ec.SECP256R1())
 ED = ed25519.Ed25519PrivateKey.generate()
 STRANGER = rsa.generate_private_key(65_537, 2_048)
 
-NOW = Clock().now_ms() // 1000
+
+def now() -> int:
+    """Seconds since 1970."""
+    return Clock().now_ms() // 1000
 
 
 def jwk(key: Any, kid: str) -> dict[str, Any]:
@@ -39,7 +42,7 @@ def jwk(key: Any, kid: str) -> dict[str, Any]:
 
 def token(key: Any = RSA, alg: str = "RS256", kid: str | None = "rsa", **claims: Any) -> str:
     """A good token of the issuer unless told otherwise; a claim that is None is left out."""
-    body = {"iss": "https://issuer.example", "aud": "rewards", "sub": "shop", "exp": NOW + 600, **claims}
+    body = {"iss": "https://issuer.example", "aud": "rewards", "sub": "shop", "exp": now() + 600, **claims}
     body = {name: value for name, value in body.items() if value is not None}
     return jwt.encode(body, key, algorithm=alg, headers={"kid": kid} if kid else None)
 
@@ -111,7 +114,7 @@ async def test_good_tokens_name_their_client(verifier: Verifier) -> None:
         token(),
         token(EC, "ES256", "ec"),
         token(ED, "EdDSA", "ed"),
-        token(exp=NOW - 10, nbf=NOW + 10),
+        token(exp=now() - 10, nbf=now() + 10),
         token(aud=["other", "rewards"]),
     ):
         assert await verifier.client_of(good) == "shop"
@@ -121,7 +124,7 @@ def forged_with_the_public_key() -> str:
     """HMAC with what everybody can read: taken for good by verifiers that believe a token's own word."""
     pem = RSA.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     head = _part({"alg": "HS256", "typ": "JWT", "kid": "rsa"})
-    body = _part({"iss": "https://issuer.example", "aud": "rewards", "sub": "shop", "exp": NOW + 600})
+    body = _part({"iss": "https://issuer.example", "aud": "rewards", "sub": "shop", "exp": now() + 600})
     mac = hmac.new(pem, f"{head}.{body}".encode(), hashlib.sha256).digest()
     return f"{head}.{body}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
 
@@ -133,9 +136,9 @@ def _part(value: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     "bad",
     [
-        lambda: token(exp=NOW - 31),
+        lambda: token(exp=now() - 31),
         lambda: token(exp=None),
-        lambda: token(nbf=NOW + 60),
+        lambda: token(nbf=now() + 60),
         lambda: token(aud="others"),
         lambda: token(aud=None),
         lambda: token(iss="https://issuer.example.evil"),
@@ -148,7 +151,7 @@ def _part(value: dict[str, Any]) -> str:
         lambda: token(RSA, "RS512"),
         lambda: token(RSA, "PS256"),
         lambda: token("x" * 64, "HS256"),
-        lambda: jwt.encode({"sub": "shop", "exp": NOW + 600}, "", algorithm="none"),
+        lambda: jwt.encode({"sub": "shop", "exp": now() + 600}, "", algorithm="none"),
         forged_with_the_public_key,
         lambda: token()[:-4] + "AAAA",
         lambda: "a.b.c",

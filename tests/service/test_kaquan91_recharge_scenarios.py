@@ -164,7 +164,7 @@ async def test_genuine_callbacks_are_answered_in_one_word_and_forged_ones_refuse
     async with played("forged-then-genuine", tmp_path) as result:
         *forged, genuine = result.books["orders"][0]["callbacks"]
         assert (genuine["status"], genuine["answer"]) == (200, "success")
-        assert {attempt["status"] for attempt in forged} == {403}
+        assert {attempt["status"] for attempt in forged} == {404}
         assert not any("success" in attempt["answer"] for attempt in forged)
 
 

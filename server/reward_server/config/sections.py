@@ -201,7 +201,7 @@ class CallbackSettings(Section):
     public_url: str | None = None
     """"" = suppliers are not told where to call, not even on loopback."""
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
-    max_per_second_per_source: float = Field(100.0, ge=0.1, le=100_000)
+    max_per_second_per_source: float = Field(1_000.0, ge=0.1, le=100_000)
     trusted_proxies: Networks | None = None
 
     @field_validator("public_url")
@@ -277,9 +277,12 @@ def _money(value: Any) -> Money | None:
         # Units are for the program alone: in a file a number without quotes is a mistake.
         raise unusable("not an amount", 'write yuan in quotes, as in "5000.00"')
     try:
-        return yuan(str(value))
+        amount = yuan(str(value))
     except ValueError as error:
         raise unusable(str(error), 'write yuan in quotes, as in "5000.00"') from None
+    if amount < 0:
+        raise unusable("less than nothing", 'write yuan in quotes, as in "5000.00"')
+    return amount
 
 
 class ClientEntry(Section):
