@@ -47,6 +47,7 @@ test: $(VENV)/.ready ## Run every Python test
 .PHONY: torture
 torture: $(VENV)/.ready torture-streams torture-replicas ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
 	PYTHONPATH=tests $(BIN)/python -m crash.torture $(OPTIONS)
+	PYTHONPATH=tests $(BIN)/python -m crash.torture --store postgres $(OPTIONS)
 
 .PHONY: torture-streams
 torture-streams: $(VENV)/.ready ## Cut 50 subscribers' connections at random while 10,000 orders run (STREAMS="--orders 500 --seed 7")

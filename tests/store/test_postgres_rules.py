@@ -25,7 +25,7 @@ from reward_server.store import (
     Update,
 )
 from reward_server.store.codec import encode_order
-from reward_server.store.postgres import PostgresStore, migrate_postgres, open_postgres, opening
+from reward_server.store.postgres import PostgresStore, migrate_postgres, open_postgres, opening, tailing
 from reward_server.store.postgres.deciding import Batch, Write
 from reward_server.store.postgres.sql import STATEMENTS
 
@@ -276,6 +276,112 @@ async def test_without_notifications_the_log_is_looked_at(replica: Opening, monk
     assert here.notices == 0
 
 
+async def test_others_updates_are_told_before_our_own_that_follow_them(
+    replica: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nobody notified us: what we commit next shows that they are there."""
+    monkeypatch.setitem(STATEMENTS, "notify", "SELECT $1::text")
+    here, there = await replica(), await replica()
+    ear = listening(here, "shop")
+    await ordered(here)
+    await ear.until("shop", 1)
+    await ordered(there)
+    await ordered(here)
+    assert await ear.until("shop", 3) == [1, 2, 3]
+
+
+class Reading:
+    """The reading of a store's logs, which can be held up once the log was read."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._read = store._tailing._read
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, client_id: str, after: int, limit: int) -> list[Update]:
+        page = await self._read(client_id, after, limit)
+        self.begun.set()
+        await self.go_on.wait()
+        return page
+
+
+async def test_our_own_update_that_is_being_read_is_told_once(
+    replica: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody saw the end of the log before we heard that our commit was done."""
+    here = await replica()
+    ear = listening(here, "shop")
+    await ordered(here)
+    await ear.until("shop", 1)
+    reading = Reading(here)
+    monkeypatch.setattr(here._tailing, "_read", reading)
+    committed = here._tailing.committed
+
+    def seen_before(client_id: str, updates: list[Update]) -> None:
+        here._tailing._hear(client_id, updates[-1].position)
+        committed(client_id, updates)
+
+    monkeypatch.setattr(here._tailing, "committed", seen_before)
+    await ordered(here)
+    reading.go_on.set()
+    await ear.until("shop", 2)
+    await ordered(here)
+    assert await ear.until("shop", 3) == [1, 2, 3]
+
+
+async def test_who_follows_again_hears_nothing_of_a_reading_from_before(
+    replica: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that was under way when the last watcher left is nobody's any more."""
+    here, there = await replica(), await replica()
+    ear = listening(here, "shop")
+    await ordered(there)
+    await ear.until("shop", 1)
+    former = Reading(here)
+    with monkeypatch.context() as patched:
+        patched.setattr(here._tailing, "_read", former)
+        await ordered(there)
+        async with asyncio.timeout(PATIENCE):
+            await former.begun.wait()
+    here.unfollow("shop")
+    here.follow("shop")
+    await ordered(there)
+    await ear.until("shop", 3)
+    former.go_on.set()
+    await ordered(there)
+    heard = await ear.until("shop", 4)
+    assert heard == sorted(set(heard))
+
+
+async def test_of_a_log_that_is_far_ahead_only_the_end_is_told(
+    replica: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who watches reads the log from its own place: a million updates needn't pass through here for that."""
+    monkeypatch.setattr(tailing, "FAR_BEHIND", 20)
+    monkeypatch.setitem(STATEMENTS, "notify", "SELECT $1::text")
+    here, there = await replica(), await replica()
+    ear = listening(here, "shop")
+    await ordered(here)
+    await ear.until("shop", 1)
+    await asyncio.gather(*(ordered(there) for _ in range(50)))
+    here._tailing._look.set()
+    assert await ear.until("shop", 51) == [1, 51]
+
+
+async def test_a_notification_is_never_longer_than_the_database_takes(
+    replica: Opening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many clients at once several are sent, and each client is in one of them."""
+    here, there = await replica(), await replica()
+    names = [f"client-{n:03}-{'x' * 60}" for n in range(200)]
+    ear = listening(here, *names)
+    lost: list[object] = []
+    monkeypatch.setattr(tailing.log, "warning", lambda *words, **_: lost.append(words))
+    # The first is notified alone, the others together when that is done.
+    await asyncio.gather(*(ordered(there, name) for name in names))
+    await asyncio.gather(*(ear.until(name, 1) for name in names))
+    assert lost == []
+
+
 @pytest.mark.rule("D18")
 async def test_after_a_restart_of_the_database_it_listens_again(cluster: Cluster) -> None:
     """Its connections are made anew, and what was committed meanwhile is told."""
@@ -370,11 +476,16 @@ async def test_who_leaves_in_good_order_is_known_to_be_gone(replica: Opening) ->
     assert (found.order_id, found.abandoned_for) == (order.order_id, None)
 
 
-async def test_a_purchase_whose_request_is_under_way_stays_its_senders(replica: Opening, store_url: str) -> None:
-    """Whoever changes the order meanwhile; everything else of the order is the last writer's."""
+@pytest.mark.parametrize("state", [PurchaseState.SUBMITTING, PurchaseState.UNKNOWN])
+async def test_a_purchase_whose_request_is_under_way_stays_its_senders(
+    replica: Opening, store_url: str, state: PurchaseState
+) -> None:
+    """Whoever changes the order meanwhile, also while only a late answer is awaited; everything else of the order is
+    the last writer's.
+    """
     sender, other = await replica(), await replica()
     order = an_order()
-    sending = replace(order.purchases[0], owner=sender._owner)
+    sending = replace(order.purchases[0], state=state, owner=sender._owner)
     waiting = replace(sending, number=new_id(), first_unit=1, state=PurchaseState.WAITING, owner="")
     order = replace(order, quantity=2, purchases=(sending, waiting))
     await sender.create(order)
@@ -534,6 +645,36 @@ async def test_a_commit_that_never_arrived_was_none(
         assert await store.save(delivered(order))
 
 
+@pytest.mark.rule("D1", "D17")
+async def test_a_commit_that_waits_for_a_standby_is_neither_acknowledged_nor_denied(cluster: Cluster) -> None:
+    """The standby is gone, so the commit comes to no end, and then its connection breaks. What became of it is asked
+    under the lock that it still holds, and nobody is told anything before.
+    """
+    dsn = cluster.create_database("reward")
+    await migrate_postgres(dsn)
+    line = Line(dsn)
+    async with line as through:
+        store, watching = await open_postgres(through), await asyncpg.connect(dsn)
+        await store.join("writer")
+        await ordered(store)
+        await asyncio.to_thread(cluster.configure, synchronous_standby_names="nobody")
+        writing = asyncio.create_task(store.create(an_order()))
+
+        async def somebody_waits_for(event: str) -> bool:
+            asked = "SELECT count(*) FROM pg_stat_activity WHERE $1 IN (wait_event, wait_event_type)"
+            return bool(await watching.fetchval(asked, event))
+
+        await until(lambda: somebody_waits_for("SyncRep"))
+        line.cut()
+        await until(lambda: somebody_waits_for("Lock"))
+        assert not writing.done()
+        await asyncio.to_thread(cluster.configure, synchronous_standby_names="")
+        created = await asyncio.wait_for(writing, PATIENCE)
+        assert (created.existed, created.head.position) == (False, 2)
+        await watching.close()
+        await store.close()
+
+
 @pytest.mark.rule("D1", "D17", "D18")
 async def test_killed_again_and_again_the_database_keeps_what_was_acknowledged(cluster: Cluster) -> None:
     """Writers hear yes, or that it can't be used at the moment; every yes is there, and each log is whole."""
@@ -619,6 +760,17 @@ async def test_a_database_that_may_forget_is_refused(postgres: Server, store_url
     execute(postgres.dsn(), f"ALTER DATABASE {name} SET synchronous_commit = off")
     with pytest.raises(StoreRefused, match="synchronous_commit must be on"):
         await open_postgres(store_url)
+
+
+@pytest.mark.rule("D1")
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
+async def test_a_database_whose_server_may_forget_is_refused(cluster: Cluster, setting: str) -> None:
+    """What only the server as a whole can switch off counts as well."""
+    dsn = cluster.create_database("reward")
+    await migrate_postgres(dsn)
+    await asyncio.to_thread(cluster.configure, **{setting: "off"})
+    with pytest.raises(StoreRefused, match="fsync, full_page_writes and synchronous_commit must be on"):
+        await open_postgres(dsn)
 
 
 @pytest.mark.parametrize(
