@@ -2,8 +2,8 @@
 
 `make torture`, or `python -m crash.torture --kills 500 --seed 1 --minutes 30` with `tests` on the path. The work is cut
 into storms of ten kills with a server of their own each and seeds that follow each other: a storm is played again with
-`--seed THE-SEED --kills 10`. With `--store postgres` the orders are in a real PostgreSQL instead of SQLite files. A seed
-decides orders, crash points and lifetimes; the machine decides the rest.
+`--seed THE-SEED --kills 10`. With `--store postgres` the orders are in a real PostgreSQL instead of SQLite files. A
+seed decides orders, crash points and lifetimes; the machine decides the rest.
 """
 
 import argparse

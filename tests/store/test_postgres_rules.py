@@ -211,7 +211,7 @@ async def locked_head(
     [(position, pruned)] = await connection.fetch(STATEMENTS["lock_head"], client_id)
     if order is not None:
         batch = Batch(client_id, "somebody", 1, True, Head(position, pruned, 1))
-        batch.decide(Write(order, encode_order(order)))
+        batch.decide(Write(order, encode_order(order), "somebody"))
         await connection.fetchrow(STATEMENTS["write"], *batch.rows())
 
     async def free() -> None:
@@ -465,6 +465,18 @@ async def test_a_living_process_keeps_its_purchases_and_a_dead_one_leaves_them_o
     assert all(found.abandoned_for is not None and found.abandoned_for >= 3_000 for found in adopted)
     assert await one.adopt("", 100) == []
     assert (await one.renew()).replicas == 2
+
+
+@pytest.mark.rule("D16")
+async def test_who_has_no_lease_takes_nothing_up(replica: Opening, store_url: str) -> None:
+    """Others would take it from there at once, and both would work on it."""
+    dying, frozen = await replica(), await replica()
+    order = await ordered(dying)
+    for store in (dying, frozen):
+        over(store, store_url)
+    assert await frozen.adopt("", 10) == await frozen.adopt("", 10, thorough=True) == []
+    await frozen.join("another name")
+    assert [found.order_id for found in await frozen.adopt("", 10)] == [order.order_id]
 
 
 async def test_who_leaves_in_good_order_is_known_to_be_gone(replica: Opening) -> None:
@@ -825,14 +837,14 @@ async def test_a_filter_that_hardly_anything_passes_finds_it(replica: Opening) -
 
 
 async def test_the_traces_of_the_dead_are_swept_once_nothing_is_left_of_them(replica: Opening, store_url: str) -> None:
-    """After an hour, and not while there is something to take up."""
+    """After a month, and not while there is something to take up."""
     store, dead = await replica(), await replica()
     order = await ordered(dead)
-    over(dead, store_url, "2 hours")
+    over(dead, store_url, "31 days")
     await store.renew()
     [found] = await store.adopt("", 10)
     assert found.abandoned_for is not None
-    assert found.abandoned_for >= timedelta(hours=2).total_seconds() * 1000
+    assert found.abandoned_for >= timedelta(days=31).total_seconds() * 1000
     await store.save(delivered(order))
     await store.renew()
     connection = await asyncpg.connect(store_url)

@@ -377,7 +377,9 @@ async def run(folder: Path, *, seed: int, most_bytes: int = 2_000_000) -> AsyncI
                 await server.kill()
 
 
-async def whole(folder: Path, *, seed: int, orders: int, subscribers: int, restarts: int = 0) -> Findings:
+async def whole(
+    folder: Path, *, seed: int, orders: int, subscribers: int, restarts: int = 0, most_bytes: int = 2_000_000
+) -> Findings:
     """Half of the subscribers come before the orders, the others meanwhile; connections are cut all the time.
 
     After the last restart, or from the beginning, one more reader is stuck, if the run is long enough for the server to
@@ -386,7 +388,7 @@ async def whole(folder: Path, *, seed: int, orders: int, subscribers: int, resta
     rng = random.Random(seed)
     names = [f"{seed}-{n}" for n in range(orders)]
     parts = [names[part :: restarts + 2] for part in range(restarts + 2)]
-    async with run(folder, seed=seed) as one:
+    async with run(folder, seed=seed, most_bytes=most_bytes) as one:
         for wanted in early(rng, subscribers // 2, names):
             one.subscribe(wanted)
         for part in parts[:restarts]:

@@ -11,6 +11,9 @@ SUBSCRIBERS = 20
 MOST_MEMORY_KIB = 400 * 1024
 """Of the whole server; it takes some 140 MB."""
 
+MOST_BYTES = 300_000
+"""After so many bytes at the latest something happens to a connection: a third of what a subscriber is told."""
+
 
 @pytest.mark.timeout(300)
 async def test_what_subscribers_are_told_is_the_log_whatever_happens_to_their_connections(tmp_path: Path) -> None:
@@ -18,7 +21,7 @@ async def test_what_subscribers_are_told_is_the_log_whatever_happens_to_their_co
 
     A reader that is stuck for the whole run changes nothing of it, and ends with the token that continues it.
     """
-    found = await whole(tmp_path, seed=1, orders=ORDERS, subscribers=SUBSCRIBERS)
+    found = await whole(tmp_path, seed=1, orders=ORDERS, subscribers=SUBSCRIBERS, most_bytes=MOST_BYTES)
     assert found.violations == []
     assert found.orders == ORDERS
     assert found.updates > 2 * ORDERS

@@ -378,7 +378,8 @@ class Circumstances:
     written_until: int | None = None
     """Set when it is known until when the request may have been written: the exchange is over, or its process is."""
     send: int = 0
-    """Which of the purchase's requests the event answers, counted like `PurchaseRecord.sends`; 0 where it answers none.
+    """Which of the purchase's requests the event answers or was weighed against, counted like `PurchaseRecord.sends`;
+    0 where it is about all.
     """
     watch_ms: int = 0
     """How long after delivery something may still become of the purchase, where no card says so itself."""
@@ -704,6 +705,8 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
         case Move.DOUBT | Move.QUESTION:
             return _doubt(purchase, event, move)
         case Move.COUNT_ABSENCE:
+            if _sent_again(purchase, around):
+                return _Moved(purchase)
             # A look that was begun before the refusal came confirms nothing.
             stale = around.asked_at is not None and around.asked_at < purchase.written_until
             if purchase.refusal is not None and stale:
@@ -712,7 +715,8 @@ def _move(order: Order, purchase: PurchaseRecord, event: Event, around: Circumst
                 return _end(purchase, purchase.refusal, purchase.refused_for)
             return _Moved(replace(purchase, absent_looks=1))
         case Move.RESEND_OR_DIE:
-            if around.asked_at is not None and around.asked_at < purchase.written_until:
+            too_early = around.asked_at is not None and around.asked_at < purchase.written_until
+            if too_early or _sent_again(purchase, around):
                 # Another process sent the number again since that look was begun: it proves nothing any more.
                 return _Moved(purchase)
             return _absent(order, purchase, event)

@@ -40,7 +40,7 @@ from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
 from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
-from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError
+from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError, StoreUnavailable
 from reward_server.store.quotas import NO_QUOTA, Quota
 
 log = structlog.get_logger(__name__)
@@ -346,9 +346,14 @@ class Engine:
             except OrderGone as error:
                 log.error("order of a purchase is gone", order_id=str(error))
                 return
-            except StoreError as error:
+            except StoreUnavailable as error:
                 log.warning("an adopted purchase waits for the store", order_id=found.order_id, why=str(error))
                 await asyncio.sleep(ADOPTION_REST_SECONDS)
+            except StoreError as error:
+                # One that can't be read must not keep everything else from being looked at.
+                log.error("an adopted purchase can't be followed", order_id=found.order_id, why=str(error))
+                self._alert(AlertKind.DEFECT, f"order {found.order_id} can't be read, so nobody follows it")
+                return
 
     def _watch_delivered(self, found: OpenPurchase) -> bool:
         """Goes on watching what was delivered; False for everything else, and where there is nobody to ask."""
@@ -369,6 +374,9 @@ class Engine:
         if record is None or record.owner == self.ledger.owner:
             # Made by this process a moment ago, in place of one that was refused: its writer is about to hear of it.
             # Begun by this process while it was still looking around.
+            return
+        if found.state is PurchaseState.WAITING and record.state is not PurchaseState.WAITING:
+            # Sent since it was adopted, by one that was only frozen and lives again: it has written its own name there.
             return
         account = self._accounts.get(found.account)
         if account is None and record.state.is_open:

@@ -65,7 +65,7 @@ class Happening:
     asked_at: int | None = None
     """Milliseconds; when a look was begun."""
     send: int = 0
-    """Which of the purchase's requests this answers; see `moves.Circumstances`."""
+    """Which of the purchase's requests this answers, or is about; see `moves.Circumstances`."""
     raw: bytes | None = None
     """The supplier's answer, to be kept (sealed) if it leaves a doubt."""
 

@@ -370,7 +370,7 @@ class Looks:
                     resends=account.traits.absence_resends,
                 )
                 by_order[order.order_id].append(
-                    Happening(number=number, event=weighed, source=Source.QUERY, asked_at=looked_at)
+                    Happening(number=number, event=weighed, source=Source.QUERY, asked_at=looked_at, send=record.sends)
                 )
             elif record.state is PurchaseState.SUBMITTING and not isinstance(outcome, Accepted | Delivered | Refunded):
                 # Its own answer is still to come; what a look doesn't know yet is no doubt.

@@ -22,6 +22,8 @@ class Write:
 
     order: Order
     body: bytes = field(repr=False)
+    owner: str
+    """The name under which this process held its lease when the write was handed over."""
     change: Change | None = None
     """None: the order is new."""
     quota: Quota = NO_QUOTA
@@ -205,7 +207,8 @@ class Batch:
         return True
 
     def _fence(self, write: Write) -> None:
-        if write.fenced and not self.lease_holds:
+        # What was intended under a former name isn't let out under a new one: its purchase would stay the dead name's.
+        if write.fenced and (write.owner != self.owner or not self.lease_holds):
             raise LeaseLost("the lease of this process was over; it begins another one by itself")
 
     def _log(self, order: Order, body: bytes) -> int:

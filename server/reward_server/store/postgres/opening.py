@@ -65,8 +65,12 @@ async def open_postgres(
     except Exception as error:
         pool.terminate()
         raise _refused(error) from None
+    lease_pool = await asyncpg.create_pool(
+        connect=hosts.connect, min_size=0, max_size=1, reset=_keep_as_it_is, **options
+    )
     return PostgresStore(
         pool,
+        lease_pool,
         connect=lambda: hosts.connect(**options),
         epoch=facts["epoch"],
         lease_seconds=lease_seconds,

@@ -64,7 +64,7 @@ SELECT count(*) FROM replicas WHERE until > clock_timestamp();
 -- forget_replicas --
 WITH forgotten AS (
   DELETE FROM replicas
-  WHERE until < clock_timestamp() - interval '1 hour'
+  WHERE until < clock_timestamp() - interval '30 days'
     AND NOT EXISTS (SELECT 1 FROM purchases WHERE purchases.owner = replicas.owner AND open)
   RETURNING owner
 )

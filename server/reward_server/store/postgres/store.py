@@ -62,6 +62,7 @@ class PostgresStore:
     def __init__(
         self,
         pool: "asyncpg.Pool[asyncpg.Record]",
+        lease_pool: "asyncpg.Pool[asyncpg.Record]",
         *,
         connect: Connect,
         epoch: int,
@@ -75,6 +76,8 @@ class PostgresStore:
         """Why it couldn't be used the last time that it was asked something; it is asked several times a lease."""
         self._heard_at = time.monotonic()
         self._pool = pool
+        self._lease_pool = lease_pool
+        """One connection: writers that wait for somebody's lock must not cost us the lease."""
         self._epoch = epoch
         self._lease_seconds = lease_seconds
         self._owner = ""
@@ -135,16 +138,15 @@ class PostgresStore:
 
     async def join(self, owner: str) -> None:
         """Begins a lease under a name that was never used before."""
-        former, self._owner = self._owner, owner
-        await self._execute("join", owner, timedelta(seconds=self._lease_seconds))
-        if former:
-            await self._execute("leave", former)
+        # The former one, if there was one, isn't told goodbye: a request that it let out may still be on its way.
+        self._owner = owner
+        await self._of_lease("join", owner, timedelta(seconds=self._lease_seconds))
 
     async def renew(self) -> Lease:
         """Makes the lease last from now on; one that was over stays over."""
-        held = bool(await self._fetch("renew", self._owner, timedelta(seconds=self._lease_seconds)))
-        [(replicas,)] = await self._fetch("count_replicas")
-        await self._execute("forget_replicas")
+        held = bool(await self._of_lease("renew", self._owner, timedelta(seconds=self._lease_seconds)))
+        [(replicas,)] = await self._of_lease("count_replicas")
+        await self._of_lease("forget_replicas")
         return Lease(held=held, replicas=max(1, replicas))
 
     async def adopt(self, after_number: str, limit: int, *, thorough: bool = False) -> list[OpenPurchase]:
@@ -165,13 +167,15 @@ class PostgresStore:
 
     async def create(self, order: Order, quota: Quota = NO_QUOTA) -> Created:
         """Stores a new order with its purchases and logs its first update, or gives back the existing one."""
-        created: Created = await self._group.submit(order.client_id, Write(order, encode_order(order), quota=quota))
+        created: Created = await self._group.submit(
+            order.client_id, Write(order, encode_order(order), self._owner, quota=quota)
+        )
         return created
 
     async def save(self, change: Change) -> bool:
         """Stores a change if the stored revision is exactly one below."""
         order = change.order
-        saved: bool = await self._group.submit(order.client_id, Write(order, encode_order(order), change))
+        saved: bool = await self._group.submit(order.client_id, Write(order, encode_order(order), self._owner, change))
         return saved
 
     async def order(self, client_id: str, order_id: str) -> Order | None:
@@ -355,17 +359,26 @@ class PostgresStore:
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._owner:
-                    await self._execute("leave", self._owner)
+                    await self._of_lease("leave", self._owner)
+                await self._lease_pool.close()
                 await self._pool.close()
         except (StoreError, TimeoutError) as error:
             log.warning("the database wasn't told that this process leaves", why=str(error) or "no answer in time")
+            self._lease_pool.terminate()
             self._pool.terminate()
 
     # --- Inside -----------------------------------------------------------------------------------------------------
 
     async def _fetch(self, name: str, *values: Any) -> Sequence["asyncpg.Record"]:
+        return await self._ask(self._pool, name, *values)
+
+    async def _of_lease(self, name: str, *values: Any) -> Sequence["asyncpg.Record"]:
+        return await self._ask(self._lease_pool, name, *values)
+
+    async def _ask(self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, *values: Any) -> Sequence["asyncpg.Record"]:
         try:
-            rows = await self._pool.fetch(STATEMENTS[name], *values, timeout=ACQUIRE_SECONDS)
+            async with asyncio.timeout(ACQUIRE_SECONDS):
+                rows = await pool.fetch(STATEMENTS[name], *values)
         except Exception as error:
             raise self._translated(error) from error
         self._heard()

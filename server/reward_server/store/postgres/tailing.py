@@ -34,6 +34,9 @@ NOTICE_BYTES = 7_000
 
 RECONNECT_SECONDS = 1.0
 
+LISTENING_CHECK_SECONDS = 15.0
+"""How often the connection that listens is tried, and how long that may take."""
+
 _positions = msgspec.json.Decoder(dict[str, int])
 
 Connect: TypeAlias = Callable[[], Awaitable["asyncpg.Connection[asyncpg.Record]"]]
@@ -206,13 +209,18 @@ class Tailing:
         while True:
             connection = None
             try:
-                connection = await self._connect()
+                connection = await self._connected()
                 gone = asyncio.Event()
                 connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
                 await connection.add_listener(CHANNEL, self._notified)
                 # What was notified while nobody listened.
                 self._look.set()
-                await gone.wait()
+                while not gone.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LISTENING_CHECK_SECONDS):
+                            await gone.wait()
+                    # A host that went silent doesn't say that it did.
+                    await connection.execute("SELECT 1", timeout=LISTENING_CHECK_SECONDS)
             except Exception as error:
                 if store_error(error) is None:
                     log.error("listening to the database failed", exc_info=error)
@@ -220,6 +228,17 @@ class Tailing:
                 if connection is not None:
                     connection.terminate()
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _connected(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """Connects; one that we don't wait for any more is ended, not left to the garbage collector."""
+        connecting = asyncio.ensure_future(self._connect())
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            await asyncio.wait({connecting}, timeout=RECONNECT_SECONDS)
+            if not connecting.cancel() and not connecting.cancelled() and connecting.exception() is None:
+                connecting.result().terminate()
+            raise
 
     def _notified(self, _connection: object, _process: int, _channel: str, payload: object) -> None:
         try:
