@@ -198,8 +198,10 @@ async def test_a_store_that_a_server_works_on_is_not_declared_restored(database:
     epoch = (await server.head("shop")).epoch
     with pytest.raises(StoreRefused, match="a server works on this store"):
         await restore(tool, ["kss_a"])
+    await tool.close()
     assert await server.holds() == []
     await server.close()
+    tool = await open_postgres(database)
     assert (await restore(tool, ["kss_a"])).paused == ("kss_a",)
     await tool.close()
     again = await open_postgres(database)
