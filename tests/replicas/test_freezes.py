@@ -244,10 +244,18 @@ async def sent_away(one: Fleet, stream: Any) -> str:
         while message := await stream.read():
             token = getattr(message, message.WhichOneof("message")).resume_token
     assert await stream.code() is grpc.StatusCode.UNAVAILABLE
-    health: Any = health_pb2_grpc.HealthStub(one.at(FIRST).channel)
-    checked = await health.Check(health_pb2.HealthCheckRequest())
-    assert checked.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await out_of_service(one, FIRST)
     return token
+
+
+async def out_of_service(one: Fleet, place: int) -> None:
+    """Waits until health checks at a replica are told to go elsewhere."""
+    health: Any = health_pb2_grpc.HealthStub(one.at(place).channel)
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        async for told in health.Watch(health_pb2.HealthCheckRequest()):
+            if told.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                return
+    raise AssertionError("the watch of its health ended")
 
 
 async def test_a_replica_cut_off_from_its_database_sends_nothing_and_loses_no_card(
@@ -318,7 +326,8 @@ async def test_a_database_that_stands_still_for_longer_than_every_lease_loses_no
         cluster.freeze()
         gate.release()
         await see(one, lambda: all(order.answered_at for order in sold(one, wish)))
-        await asyncio.sleep(3 * LEASE_SECONDS)
+        # Each says so when it hasn't heard of the database for as long as a lease lasts.
+        await asyncio.gather(*(out_of_service(one, place) for place in (FIRST, OTHER)))
         cluster.thaw()
         await see(one, state_is(one, wish, State.ORDER_STATE_FULFILLED))
         assert (await one.judge()).violations == []
