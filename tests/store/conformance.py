@@ -1,6 +1,7 @@
 """What every store must do. An engine's tests subclass these and say how to open a fresh store."""
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -26,20 +27,27 @@ from reward_server.store import (
     CallbackQuery,
     CallbackRecord,
     Change,
+    Erased,
     Hold,
     KeptAnswer,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
+    Resealed,
     ReviewPlace,
+    Rotation,
     SealedCard,
+    SealedRow,
     SealedToken,
     SnapshotQuery,
     Store,
     Update,
     WrappedKey,
 )
+from reward_server.store.chain import BEFORE_FIRST, chained, content
 from reward_server.store.quotas import DAY_MS, Quota, reserved
+from reward_server.store.rotating import encode_place
+from reward_server.store.tables import SEALED_OF_CLIENTS, SEALED_OF_SERVICE, sealed_table
 
 from .history import FOLDER, History, ask_again
 from .samples import START, an_order, delivered, moved, new_id, touched
@@ -642,7 +650,7 @@ class OperatorsConformance:
         entry = an_entry("delivered", order_id=order.order_id, number=order.purchases[0].number)
         assert await store.save(delivered(order, audit=entry))
         assert not await store.save(delivered(order, audit=entry))
-        assert await store.audit(0, 9) == [replace(entry, entry_id=1)]
+        assert await store.audit(0, 9) == [replace(chained(entry, store.chain, None), entry_id=1)]
 
     @pytest.mark.rule("O13")
     async def test_records_come_newest_first_and_page(self, store: Store) -> None:
@@ -670,6 +678,212 @@ class OperatorsConformance:
         assert [entry.what for entry in await store.audit(0, 9)] == ["resume", "resume", "pause", "pause", "pause"]
 
 
+def assert_chained(entries: Iterable[AuditEntry]) -> None:
+    """Each hash is over its entry and the hash before it."""
+    ends: dict[str, bytes] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.chain, entry.place)):
+        before = ends.get(entry.chain, BEFORE_FIRST)
+        assert entry.hash == hashlib.sha256(before + content(entry)).digest(), entry
+        ends[entry.chain] = entry.hash
+
+
+class AuditConformance:
+    """Chains of entries."""
+
+    async def test_the_entries_of_a_process_are_chained_in_the_order_in_which_they_were_written(
+        self, open_store: Callable[[], Awaitable[Store]]
+    ) -> None:
+        """Whatever brought them; another start is another chain. Each hash is over the entry and the hash before it."""
+        chains: list[str] = []
+        for _ in range(2):
+            store = await open_store()
+            chains.append(store.chain)
+            order = an_order()
+            await store.create(order)
+            await store.record([an_entry("read", client_id="shop", order_id=order.order_id, cards=2, account="")])
+            await store.hold(Hold("kss_a", START, "operator", "too"), an_entry())
+            await store.save(delivered(order, audit=an_entry("delivered", order_id=order.order_id, number="N 上海")))
+            stream = an_entry("stream", client_id="shop", first_position=3, last_position=2**40, reason="", account="")
+            await store.record([stream, replace(stream, at=START + 1)])
+            await store.end_hold(an_entry("resume"))
+            await store.close()
+        store = await open_store()
+        entries = (await store.audit(0, 99))[::-1]
+        assert len(set(chains)) == 2
+        assert [(entry.chain, entry.place) for entry in entries] == [(name, n) for name in chains for n in range(1, 7)]
+        assert [entry.what for entry in entries[:6]] == ["read", "pause", "delivered", "stream", "stream", "resume"]
+        assert_chained(entries)
+
+    async def test_entries_that_are_written_at_once_are_chained_all_the_same(self, store: Store) -> None:
+        """Each has a place of its own, without a gap."""
+        await asyncio.gather(
+            *(store.record([an_entry("read", at=START + n)]) for n in range(10)),
+            *(store.end_hold(an_entry("resume", account=f"kss_{n}")) for n in range(10)),
+        )
+        entries = await store.audit(0, 99)
+        assert sorted(entry.place for entry in entries) == list(range(1, 21))
+        assert_chained(entries)
+
+
+def a_key(key_id: bytes, client_id: str = "shop", wrapped: bytes = b"wrapped") -> WrappedKey:
+    """A data key, as far as a store looks at it."""
+    return WrappedKey(key_id * 8, client_id, "m-1", wrapped)
+
+
+def a_rotation(key: WrappedKey, table: str = "cards", **fields: Any) -> Rotation:
+    """A rotation at its beginning."""
+    values = {"after": b"", "resealed": 0, "unopened": 0, "began_at": START, **fields}
+    return Rotation(client_id=key.client_id, key_id=key.key_id, table=table, **values)
+
+
+async def all_sealed(store: Store, rotation: Rotation) -> list[SealedRow]:
+    """Everything that a rotation has before it in its table, read in pages of two."""
+    found: list[SealedRow] = []
+    while page := await store.sealed_rows(rotation, 2):
+        assert len(page) <= 2
+        found += page
+        rotation = replace(rotation, after=encode_place(page[-1].place))
+    return found
+
+
+class KeysConformance:
+    """Keys that follow one another, and what was sealed under former ones."""
+
+    async def test_the_newest_key_of_a_client_comes_last(self, store: Store) -> None:
+        """Every client's are listed together, the service's own among them."""
+        for key in (a_key(b"1"), a_key(b"s", ""), a_key(b"o", "other")):
+            assert await store.add_data_key(key) == key
+        second, third = a_key(b"2"), a_key(b"3")
+        for key in (second, third):
+            await store.rotate(key, a_rotation(key), an_entry("rotate_keys", client_id="shop"))
+        assert [key.key_id[:1] for key in await store.data_keys("shop")] == [b"1", b"2", b"3"]
+        assert [key.key_id[:1] for key in await store.all_data_keys()] == [b"s", b"o", b"1", b"2", b"3"]
+        assert await store.rotations() == [a_rotation(third)]
+        assert [entry.what for entry in await store.audit(0, 9)] == ["rotate_keys", "rotate_keys"]
+
+    async def test_keys_that_are_made_at_once_are_all_kept(self, store: Store) -> None:
+        """Nothing that one of them sealed is lost."""
+        keys = [a_key(bytes([n])) for n in range(1, 9)]
+        await asyncio.gather(*(store.rotate(key, a_rotation(key), an_entry("rotate_keys")) for key in keys))
+        stored = await store.data_keys("shop")
+        assert sorted(key.key_id for key in stored) == sorted(key.key_id for key in keys)
+        [rotation] = await store.rotations()
+        assert rotation.key_id == stored[-1].key_id
+
+    async def test_a_key_is_wrapped_anew_unless_somebody_was_faster(self, store: Store) -> None:
+        """The loser changes nothing."""
+        key = await store.add_data_key(a_key(b"1"))
+        again = replace(key, master_key_id="m-2", wrapped=b"anew")
+        assert await store.rewrap(key, again)
+        assert not await store.rewrap(key, replace(again, wrapped=b"too late"))
+        assert await store.data_keys("shop") == [again]
+
+    async def test_everything_sealed_is_found_in_pages(self, store: Store) -> None:
+        """A client's cards and answers, hidden and not, and what the service sealed; nobody else's."""
+        for client_id in ("shop", "other"):
+            await with_sealed(store, client_id)
+        await store.save_token(SealedToken("kss_a", b"token", START, START))
+        await store.named_secret("resume_token", b"secret")
+        found: dict[str, list[bytes]] = {}
+        for table in (*SEALED_OF_CLIENTS, *SEALED_OF_SERVICE):
+            key = a_key(b"2", "shop" if table.of_clients else "")
+            rows = await all_sealed(store, a_rotation(key, table.name))
+            found[table.name] = [row.sealed for row in rows]
+            assert len({row.place for row in rows}) == len(rows)
+        assert found == {
+            "cards": [b"card 1 of shop", b"card 2 of shop", b"card 3 of shop"],
+            "answers": [b"answer 1 of shop", b"answer 2 of shop", b"answer 3 of shop"],
+            "callbacks": [b"callback of other", b"callback of shop"],
+            "tokens": [b"token"],
+            "secrets": [b"secret"],
+        }
+
+    async def test_rows_are_stored_under_another_key_together_with_how_far_it_got(self, store: Store) -> None:
+        """Of two that do the same work one is too late; a row that was changed meanwhile stays as it is."""
+        order = await with_sealed(store, "shop")
+        key = a_key(b"2")
+        begun = a_rotation(key)
+        await store.rotate(key, begun, an_entry("rotate_keys"))
+        rows = await store.sealed_rows(begun, 2)
+        changed = [Resealed(rows[0], b"card 1 anew"), Resealed(replace(rows[1], sealed=b"as it was"), b"never")]
+        now = replace(begun, after=encode_place(rows[1].place), resealed=2)
+        assert await store.reseal(begun, now, changed)
+        assert not await store.reseal(begun, now, [Resealed(rows[0], b"by the late one")])
+        assert await store.rotations() == [now]
+        shown = {card.card_no: card.sealed for card in (await store.cards("shop", [order.order_id]))[order.order_id]}
+        assert shown == {1: b"card 1 anew", 2: b"card 2 of shop"}
+        for table in ("answers", "callbacks", "tokens", "secrets"):
+            now, then = replace(now, table=table, after=b""), now
+            assert await store.reseal(then, now, [])
+            rows = await store.sealed_rows(replace(now, client_id="shop"), 9)
+            then, now = now, replace(now, after=encode_place(rows[-1].place) if rows else b"done")
+            assert await store.reseal(then, now, [Resealed(row, b"anew") for row in rows])
+            if sealed_table(table).of_clients:
+                assert {row.sealed for row in await all_sealed(store, replace(now, after=b""))} == {b"anew"}
+
+
+async def with_sealed(store: Store, client_id: str, at: int = START) -> Order:
+    """An order with two cards and a hidden one, three answers and a callback."""
+    order = replace(an_order(client_id), updated_at=at)
+    await store.create(order)
+    number = order.purchases[0].number
+    cards = [SealedCard(n, 2, number, f"card {n} of {client_id}".encode(), hidden=n == 3) for n in (1, 2, 3)]
+    answers = [KeptAnswer(number, at + n, Source.QUERY, f"answer {n} of {client_id}".encode()) for n in (1, 2, 3)]
+    change = delivered(order, cards=tuple(cards), answers=tuple(answers))
+    await store.save(replace(change, order=replace(change.order, updated_at=at)))
+    digest = client_id[0].encode() * 32
+    sealed = f"callback of {client_id}".encode()
+    await store.keep_callback(CallbackRecord("kss_a", number, order.order_id, digest, at, sealed))
+    return order
+
+
+class ErasingConformance:
+    """What is emptied after its time."""
+
+    async def test_what_is_old_is_emptied_and_what_is_younger_stays(self, store: Store) -> None:
+        """Cards, answers and callbacks, up to a limit at a time; the rows stay, and each is emptied once."""
+        old, young = await with_sealed(store, "shop"), await with_sealed(store, "other", START + 1_000)
+        rounds = [await store.erase(START + 500, START + 9_999, 2) for _ in range(3)]
+        assert rounds == [Erased(2, 2, 1), Erased(1, 1, 0), Erased()]
+        emptied, there = (
+            (await store.cards("shop", [old.order_id]))[old.order_id],
+            await store.cards("other", [young.order_id]),
+        )
+        assert [(card.sealed, card.erased_at) for card in emptied] == [(b"", START + 9_999)] * 2
+        assert [card.erased_at for card in there[young.order_id]] == [0, 0]
+        answers = await store.answers("shop", old.order_id)
+        assert [(answer.sealed, answer.erased_at) for answer in answers] == [(b"", START + 9_999)] * 3
+        callbacks = await store.callbacks(CallbackQuery(account="kss_a"))
+        assert [(record.sealed, record.erased_at) for record in callbacks] == [
+            (b"callback of other", 0),
+            (b"", START + 9_999),
+        ]
+        assert not await store.keep_callback(replace(callbacks[1], sealed=b"again")), "the same one is kept once"
+        assert await all_sealed(store, a_rotation(a_key(b"2"))) == []
+
+    async def test_what_a_person_has_to_decide_about_is_kept_until_then(self, store: Store) -> None:
+        """Hidden cards, answers and callbacks; the client has the other cards already."""
+        order = await with_sealed(store, "shop")
+        stored = await store.order("shop", order.order_id)
+        assert stored is not None
+        waiting = in_review(stored, START)
+        await store.save(waiting)
+        assert await store.erase(START + 500, START + 9_999, 9) == Erased(2, 0, 0)
+        await store.save(Change(order=replace(touched(waiting.order).order, purchases=stored.purchases), visible=False))
+        assert await store.erase(START + 500, START + 9_999, 9) == Erased(1, 3, 1)
+
+    async def test_a_released_card_is_as_old_as_its_release(self, store: Store) -> None:
+        """Its client has the whole time to fetch it."""
+        order = await with_sealed(store, "shop")
+        stored = await store.order("shop", order.order_id)
+        assert stored is not None
+        released = replace(touched(stored).order, version=stored.version + 1, updated_at=START + 1_000)
+        assert await store.save(Change(order=released, visible=True, released=(3,)))
+        assert await store.erase(START + 500, START + 9_999, 9) == Erased(2, 3, 1)
+        cards = (await store.cards("shop", [order.order_id]))[order.order_id]
+        assert [card.erased_at > 0 for card in cards] == [True, True, False]
+
+
 class HistoriesConformance:
     """Being asked what another store was asked in a simulation, with races lost and answers lost in crashes."""
 
@@ -686,6 +900,9 @@ class StoreConformance(
     LogConformance,
     PurchasesConformance,
     OperatorsConformance,
+    AuditConformance,
+    KeysConformance,
+    ErasingConformance,
     SecretsConformance,
     LifeConformance,
     HistoriesConformance,

@@ -24,6 +24,7 @@ from reward_server.store import (
     KeptAnswer,
     OrderQuery,
     ReviewPlace,
+    Rotation,
     SealedCard,
     SealedToken,
     SnapshotQuery,
@@ -40,7 +41,7 @@ from reward_server.store.sqlite import open_sqlite
 from reward_server.store.sqlite.opening import MIGRATIONS
 from reward_server.store.tables import TABLES
 
-from .conformance import an_entry, in_review
+from .conformance import an_entry, assert_chained, in_review
 from .samples import START, an_order, delivered, moved, new_id, touched
 
 CLIENTS = ("shop", "other", "商店")
@@ -69,8 +70,20 @@ async def source(tmp_path: Path) -> Path:
         for n in range(3):
             record = CallbackRecord(account, f"n\0{n}", "" if n else "01JD", bytes([n]) * 32, START + n, b"sealed \xff")
             await store.keep_callback(record)
+    key = WrappedKey(b"new key\xff", CLIENTS[0], "k-1", b"wrapped")
+    rotation = Rotation(
+        client_id=key.client_id,
+        key_id=key.key_id,
+        table="cards",
+        after=b"\0",
+        resealed=1,
+        unopened=0,
+        began_at=START,
+    )
+    await store.rotate(key, rotation, an_entry("rotate_keys", reason="by the book"))
     await store.end_hold(an_entry("resume", account="kdb_b", reason="all\0right"))
     await store.named_secret("resume tokens", b"sealed secret")
+    await store.erase(START, START + 9, 2)
     await store.close()
     return path
 
@@ -101,7 +114,9 @@ async def answers_of(store: Store) -> dict[str, Any]:
         "counts": await store.open_order_counts(),
         "reviews": await store.reviews(ReviewPlace(), 99),
         "holds": [(hold.account, hold.at, hold.by) for hold in await store.holds()],
-        "audit": [(entry.entry_id, entry.what, entry.account, entry.order_id) for entry in await store.audit(0, 99)],
+        "audit": await store.audit(0, 99),
+        "rotations": await store.rotations(),
+        "keys": await store.all_data_keys(),
         "secret": await store.named_secret("resume tokens", b"another one"),
         "tokens": [await store.token(account) for account in ("kss_a", "kdb_b", "dushu")],
         "purchases": [await store.purchase("kss_a", number) for number in NUMBERS],
@@ -175,6 +190,7 @@ async def test_everything_answers_the_same_after_the_move(source: Path, database
     result = await move(source, database, tell=quiet, page=4)
     async with arrived(database) as store:
         assert await answers_of(store) == before
+        assert_chained(await store.audit(0, 99))
         taken = await store.adopt("", 99, thorough=True)
         assert [found.number for found in taken] == sorted(NUMBERS)
         assert {found.abandoned_for for found in taken} == {None}, "the process that followed them is known to be dead"

@@ -210,7 +210,7 @@ async def locked_head(
     await connection.execute("BEGIN")
     [(position, pruned)] = await connection.fetch(STATEMENTS["lock_head"], client_id)
     if order is not None:
-        batch = Batch(client_id, "somebody", 1, True, Head(position, pruned, 1))
+        batch = Batch(client_id, "somebody", "its chain", 1, True, Head(position, pruned, 1))
         batch.decide(Write(order, encode_order(order), "somebody"))
         await connection.fetchrow(STATEMENTS["write"], *batch.rows())
 

@@ -74,6 +74,8 @@ class SealedCard:
     sealed: bytes = field(repr=False)
     hidden: bool = False
     """Not for the client: a card of a purchase that was given up before it arrived."""
+    erased_at: int = 0
+    """When `sealed` was emptied, milliseconds; 0: it wasn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class KeptAnswer:
     at: int
     source: Source
     sealed: bytes = field(repr=False)
+    erased_at: int = 0
+    """When `sealed` was emptied, milliseconds; 0: it wasn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +103,46 @@ class Hold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEntry:
-    """One decision of an operator."""
+    """One decision of an operator, or one reading of cards."""
 
     at: int
     by: str
-    """Who decided: the client id of the key, and the person if it was named."""
+    """Who decided or read: the client id of the key, and the person if it was named; "server" for the program."""
     what: str
-    """"delivered", "fail", "buy_again", "dismiss", "pause" or "resume"."""
+    """Decided: "delivered", "fail", "buy_again", "dismiss", "pause", "resume" or "rotate_keys". Read: "read" or
+    "stream". Of the program itself: "start", "stop" or "erase"."""
     reason: str
-    account: str
+    account: str = ""
+    client_id: str = ""
+    """Whose cards were read or keys changed."""
     order_id: str = ""
     number: str = ""
     """The purchase."""
+    first_position: int = 0
+    last_position: int = 0
+    """What was read of the client's log: from position to position. From 0: the orders as of the last one."""
+    cards: int = 0
+    """How many were shown or erased."""
     entry_id: int = 0
     """Its place among all, from 1; 0 until it is stored."""
+    chain: str = ""
+    """The chain that it belongs to, one for each start of a process; "" until it is stored, as with what follows."""
+    place: int = 0
+    """Its place in its chain, from 1."""
+    hash: bytes = b""
+    """Over the entry and the hash before it; see `chain`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How much was emptied."""
+
+    cards: int = 0
+    answers: int = 0
+    callbacks: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.cards or self.answers or self.callbacks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +257,45 @@ class WrappedKey:
     wrapped: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """How far what was sealed under a client's former data keys has been sealed again under its newest."""
+
+    client_id: str
+    """"" is the service itself."""
+    key_id: bytes
+    """The newest key."""
+    table: str
+    """The table that is gone through."""
+    after: bytes
+    """The place in it of the last row that was looked at, encoded; b"" before the first."""
+    resealed: int
+    unopened: int
+    """Rows that don't open under any key: left as they are."""
+    began_at: int
+    ended_at: int = 0
+    """Milliseconds; 0: it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """Anything that is stored sealed."""
+
+    place: tuple[str | int | bytes, ...]
+    """Where it stands in its table."""
+    about: tuple[str, ...]
+    """What else of the row belongs to what it is bound to."""
+    sealed: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resealed:
+    """A sealed row under another key."""
+
+    row: SealedRow
+    sealed: bytes = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class SealedToken:
     """A supplier account's access token."""
@@ -249,6 +318,8 @@ class CallbackRecord:
     """SHA-256 of the body: the same callback is kept once."""
     at: int
     sealed: bytes = field(repr=False)
+    erased_at: int = 0
+    """When `sealed` was emptied, milliseconds; 0: it wasn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +356,10 @@ class Store(Protocol):
     @property
     def broken(self) -> asyncio.Event:
         """Set when the store failed for good: the process must stop acknowledging and end."""
+
+    @property
+    def chain(self) -> str:
+        """The name of this process's chain of the audit."""
 
     @property
     def trouble(self) -> str:
@@ -385,7 +460,15 @@ class Store(Protocol):
         """The accounts that operators paused."""
 
     async def audit(self, before: int, limit: int) -> list[AuditEntry]:
-        """One page of the operators' decisions, newest first: those before that entry, 0 = from the newest on."""
+        """One page of the audit, newest first: the entries before that one, 0 = from the newest on."""
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Adds entries to this process's chain of the audit, in this order."""
+
+    async def erase(self, before: int, at: int, limit: int) -> Erased:
+        """Empties what is sealed of cards, answers and callbacks from before a time, up to `limit` of each. Of orders
+        that a person should look at, answers, callbacks and hidden cards stay: they are what the decision is about.
+        """
 
     async def keep_callback(self, record: CallbackRecord) -> bool:
         """Keeps a callback; False when the same one was kept before."""
@@ -398,6 +481,26 @@ class Store(Protocol):
 
     async def add_data_key(self, key: WrappedKey) -> WrappedKey:
         """Adds a client's first data key and returns it, or the one that another process added first."""
+
+    async def all_data_keys(self) -> list[WrappedKey]:
+        """The data keys of all clients and of the service, by client, the newest of each last."""
+
+    async def rewrap(self, former: WrappedKey, key: WrappedKey) -> bool:
+        """Stores the same data key wrapped by another master key; False if it isn't wrapped as it was any more."""
+
+    async def rotate(self, key: WrappedKey, rotation: Rotation, audit: AuditEntry) -> None:
+        """Adds a client's newest data key, with its record; what goes through the older values begins anew."""
+
+    async def rotations(self) -> list[Rotation]:
+        """How far the newest keys have got, by client; of those that only ever had one key, nothing."""
+
+    async def sealed_rows(self, rotation: Rotation, limit: int) -> list[SealedRow]:
+        """The next rows of a rotation's table, empty ones left out."""
+
+    async def reseal(self, former: Rotation, now: Rotation, rows: Sequence[Resealed]) -> bool:
+        """Stores rows under another key and how far this has got; False, and nothing is written, if another process was
+        faster. A row that was changed meanwhile stays as it is.
+        """
 
     async def named_secret(self, name: str, sealed: bytes) -> bytes:
         """Stores a sealed secret under a name unless there is one, and returns the stored one."""

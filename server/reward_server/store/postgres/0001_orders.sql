@@ -103,9 +103,16 @@ CREATE TABLE cards (
   version   BIGINT  NOT NULL,
   number    TEXT COLLATE "C" NOT NULL,
   hidden    BOOLEAN NOT NULL,
+  -- Since when its client has it, or since when it is here hidden, milliseconds.
+  at        BIGINT  NOT NULL,
+  -- When `sealed` was emptied, milliseconds; 0: it wasn't.
+  erased_at BIGINT  NOT NULL DEFAULT 0,
   sealed    BYTEA   NOT NULL,
   PRIMARY KEY (client_id, order_id, card_no)
 );
+
+-- What is old enough to be erased comes first.
+CREATE INDEX cards_to_erase ON cards (at) WHERE erased_at = 0;
 
 -- Which order a number at a supplier belongs to. Numbers are used once, over all accounts.
 CREATE TABLE purchases (
@@ -132,25 +139,29 @@ CREATE TABLE answers (
   number    TEXT COLLATE "C" NOT NULL,
   at        BIGINT NOT NULL,
   source    TEXT COLLATE "C" NOT NULL,
+  erased_at BIGINT NOT NULL DEFAULT 0,
   sealed    BYTEA  NOT NULL
 );
 
 CREATE INDEX answers_of_order ON answers (client_id, order_id, answer_id);
+CREATE INDEX answers_to_erase ON answers (at) WHERE erased_at = 0;
 
 -- Verified callbacks, the same one once.
 CREATE TABLE callbacks (
-  account  TEXT COLLATE "C" NOT NULL,
-  digest   BYTEA  NOT NULL,
-  number   TEXT COLLATE "C" NOT NULL,
-  order_id TEXT COLLATE "C" NOT NULL,
-  at       BIGINT NOT NULL,
-  sealed   BYTEA  NOT NULL,
+  account   TEXT COLLATE "C" NOT NULL,
+  digest    BYTEA  NOT NULL,
+  number    TEXT COLLATE "C" NOT NULL,
+  order_id  TEXT COLLATE "C" NOT NULL,
+  at        BIGINT NOT NULL,
+  erased_at BIGINT NOT NULL DEFAULT 0,
+  sealed    BYTEA  NOT NULL,
   PRIMARY KEY (account, digest)
 );
 
 -- Operators read them newest first, and mostly those that are about none of our orders.
 CREATE INDEX callbacks_by_time ON callbacks (account, at, digest);
 CREATE INDEX callbacks_unknown ON callbacks (account, at, digest) WHERE order_id = '';
+CREATE INDEX callbacks_to_erase ON callbacks (at) WHERE erased_at = 0;
 
 -- Supplier accounts that operators paused.
 CREATE TABLE holds (
@@ -160,17 +171,62 @@ CREATE TABLE holds (
   reason  TEXT   NOT NULL
 );
 
--- What operators decided; only ever added to.
+-- Who read cards, and what operators decided; only ever added to. The entries of a `chain`, one for each start of a
+-- process, are counted by `place`, and each `hash` is over the entry and the hash before it.
 CREATE TABLE audit (
-  entry_id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  at       BIGINT NOT NULL,
-  by       TEXT   NOT NULL,
-  what     TEXT COLLATE "C" NOT NULL,
-  account  TEXT COLLATE "C" NOT NULL,
-  order_id TEXT COLLATE "C" NOT NULL,
-  number   TEXT COLLATE "C" NOT NULL,
-  reason   TEXT   NOT NULL
+  entry_id       BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  chain          TEXT COLLATE "C" NOT NULL,
+  place          BIGINT NOT NULL,
+  at             BIGINT NOT NULL,
+  by             TEXT   NOT NULL,
+  what           TEXT COLLATE "C" NOT NULL,
+  account        TEXT COLLATE "C" NOT NULL,
+  client_id      TEXT COLLATE "C" NOT NULL,
+  order_id       TEXT COLLATE "C" NOT NULL,
+  number         TEXT COLLATE "C" NOT NULL,
+  first_position BIGINT NOT NULL,
+  last_position  BIGINT NOT NULL,
+  cards          BIGINT NOT NULL,
+  reason         TEXT   NOT NULL,
+  hash           BYTEA  NOT NULL,
+  UNIQUE (chain, place)
 );
+
+CREATE FUNCTION audit_text(value TEXT) RETURNS BYTEA LANGUAGE sql IMMUTABLE AS $$
+  SELECT int4send(octet_length(convert_to(value, 'UTF8'))) || convert_to(value, 'UTF8')
+$$;
+
+-- Gives an entry its place and its hash, as the store of one process does by itself. Those of a chain take turns until
+-- they are committed. An entry that was moved here has both.
+CREATE FUNCTION audit_chained() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+DECLARE
+  last RECORD;
+BEGIN
+  IF NEW.hash IS NOT NULL THEN
+    RETURN NEW;
+  END IF;
+  PERFORM pg_advisory_xact_lock(1381454406, hashtext(NEW.chain));
+  SELECT place, hash INTO last FROM audit WHERE chain = NEW.chain ORDER BY place DESC LIMIT 1;
+  NEW.place := coalesce(last.place, 0) + 1;
+  NEW.hash := sha256(
+    coalesce(last.hash, decode(repeat('00', 32), 'hex'))
+    || audit_text(NEW.chain) || int8send(NEW.place) || int8send(NEW.at) || audit_text(NEW."by") || audit_text(NEW.what)
+    || audit_text(NEW.account) || audit_text(NEW.client_id) || audit_text(NEW.order_id) || audit_text(NEW.number)
+    || int8send(NEW.first_position) || int8send(NEW.last_position) || int8send(NEW.cards) || audit_text(NEW.reason)
+  );
+  RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION audit_stays() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'the audit is only ever added to';
+END
+$$;
+
+CREATE TRIGGER audit_is_chained BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION audit_chained();
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_stays();
+CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_stays();
 
 -- The clients' data keys, wrapped; `place` counts a client's keys from 1.
 CREATE TABLE data_keys (
@@ -180,6 +236,19 @@ CREATE TABLE data_keys (
   master_key_id TEXT COLLATE "C" NOT NULL,
   wrapped       BYTEA  NOT NULL,
   PRIMARY KEY (client_id, place)
+);
+
+-- Who got a new data key: how far what was sealed under former ones has been sealed again. `client_id` '' is the
+-- service itself; `after` is the place of the last row of `of_table` that was looked at.
+CREATE TABLE rotations (
+  client_id TEXT COLLATE "C" NOT NULL PRIMARY KEY,
+  key_id    BYTEA  NOT NULL,
+  of_table  TEXT COLLATE "C" NOT NULL,
+  after     BYTEA  NOT NULL,
+  resealed  BIGINT NOT NULL,
+  unopened  BIGINT NOT NULL,
+  began_at  BIGINT NOT NULL,
+  ended_at  BIGINT NOT NULL
 );
 
 -- Secrets of the service itself.

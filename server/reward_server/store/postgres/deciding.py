@@ -52,6 +52,8 @@ class Batch:
 
     client_id: str
     owner: str
+    chain: str
+    """Of the audit."""
     number: int
     """Counts the batches of this process."""
     lease_holds: bool
@@ -72,7 +74,10 @@ class Batch:
     _logged: list[Row] = field(default_factory=list)
     _purchases: dict[str, Row] = field(default_factory=dict)
     _cards: list[Row] = field(default_factory=list)
+    _cards_at: list[int] = field(default_factory=list)
+    """When each of them came."""
     _released: list[Row] = field(default_factory=list)
+    _released_at: list[int] = field(default_factory=list)
     _answers: list[Row] = field(default_factory=list)
     _audits: list[Row] = field(default_factory=list)
     _spending: dict[int, int] = field(default_factory=dict)
@@ -151,6 +156,9 @@ class Batch:
             self.owner,
             self.number,
             *_columns(self._spending.items(), 2),
+            self._cards_at,
+            self._released_at,
+            self.chain,
         ]
 
     def check(self, created: int, saved: int, released: int) -> None:
@@ -200,10 +208,13 @@ class Batch:
         order_id = order.order_id
         for card in change.cards:
             self._cards.append((order_id, card.card_no, card.version, card.number, card.hidden, card.sealed))
-        self._released += [(order_id, card_no, order.version) for card_no in change.released]
+            self._cards_at.append(order.updated_at)
+        for card_no in change.released:
+            self._released.append((order_id, card_no, order.version))
+            self._released_at.append(order.updated_at)
         self._answers += [(order_id, kept.number, kept.at, kept.source, kept.sealed) for kept in change.answers]
         if change.audit is not None:
-            self._audits.append(audit_row(change.audit))
+            self._audits.append(decision_row(change.audit))
         return True
 
     def _fence(self, write: Write) -> None:
@@ -241,10 +252,17 @@ def accounts_of(order: Order) -> str:
     return "".join(f"\n{name}\n" for name in sorted(names))
 
 
-def audit_row(entry: AuditEntry) -> Row:
-    """The columns of a decision."""
+def decision_row(entry: AuditEntry) -> Row:
+    """The columns of a decision about an order."""
     where = (entry.account, entry.order_id, entry.number)
     return (entry.at, text(entry.by), entry.what, *where, text(entry.reason))
+
+
+def audit_row(chain: str, entry: AuditEntry) -> Row:
+    """The columns of any entry, but for those that the database makes."""
+    where = (entry.account, entry.client_id, entry.order_id, entry.number)
+    what_of_it = (entry.first_position, entry.last_position, entry.cards)
+    return (chain, entry.at, text(entry.by), entry.what, *where, *what_of_it, text(entry.reason))
 
 
 def text(value: str) -> str:

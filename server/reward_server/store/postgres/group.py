@@ -46,12 +46,14 @@ class GroupCommit:
         pool: "asyncpg.Pool[asyncpg.Record]",
         *,
         owner: Callable[[], str],
+        chain: str,
         epoch: int,
         committed: Callable[[str, int, list[Update]], None],
     ) -> None:
         """`committed` hears of the client, the number of writes and the updates of every commit."""
         self._pool = pool
         self._owner = owner
+        self._chain = chain
         self._epoch = epoch
         self._committed = committed
         self._pending: dict[str, list[_Member]] = {}
@@ -162,7 +164,8 @@ class GroupCommit:
                 await connection.execute(STATEMENTS["add_head"], client_id)
                 heads = await connection.fetch(STATEMENTS["lock_head"], client_id)
             [(position, pruned_through)] = heads
-            batch = Batch(client_id, owner, next(self._numbers), False, Head(position, pruned_through, self._epoch))
+            head = Head(position, pruned_through, self._epoch)
+            batch = Batch(client_id, owner, self._chain, next(self._numbers), False, head)
             new = [write for write in writes if write.change is None]
             created = [write.order.client_order_id for write in new]
             days = list({day_of(write.order) for write in new if write.quota.spend_per_day is not None})

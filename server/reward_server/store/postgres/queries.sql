@@ -171,13 +171,13 @@ bought AS (
         (excluded.state, excluded.open, excluded.watch_until) OR (excluded.open AND purchases.owner <> excluded.owner)
 ),
 carded AS (
-  INSERT INTO cards (client_id, order_id, card_no, version, number, hidden, sealed)
+  INSERT INTO cards (client_id, order_id, card_no, version, number, hidden, sealed, at)
   SELECT $1, row.*
-  FROM unnest($36::text[], $37::bigint[], $38::bigint[], $39::text[], $40::bool[], $41::bytea[]) AS row
+  FROM unnest($36::text[], $37::bigint[], $38::bigint[], $39::text[], $40::bool[], $41::bytea[], $61::bigint[]) AS row
 ),
 released AS (
-  UPDATE cards SET hidden = false, version = row.version
-  FROM unnest($42::text[], $43::bigint[], $44::bigint[]) AS row (order_id, card_no, version)
+  UPDATE cards SET hidden = false, version = row.version, at = row.at
+  FROM unnest($42::text[], $43::bigint[], $44::bigint[], $62::bigint[]) AS row (order_id, card_no, version, at)
   WHERE cards.client_id = $1 AND cards.order_id = row.order_id AND cards.card_no = row.card_no AND cards.hidden
   RETURNING 1
 ),
@@ -186,9 +186,10 @@ kept AS (
   SELECT $1, row.* FROM unnest($45::text[], $46::text[], $47::bigint[], $48::text[], $49::bytea[]) AS row
 ),
 audited AS (
-  INSERT INTO audit (at, by, what, account, order_id, number, reason)
-  SELECT row.* FROM unnest($50::bigint[], $51::text[], $52::text[], $53::text[], $54::text[], $55::text[], $56::text[])
-                    AS row
+  INSERT INTO audit (chain, at, by, what, account, order_id, number, reason, client_id, first_position, last_position,
+                     cards)
+  SELECT $63, row.*, '', 0, 0, 0
+  FROM unnest($50::bigint[], $51::text[], $52::text[], $53::text[], $54::text[], $55::text[], $56::text[]) AS row
 ),
 marked AS (
   INSERT INTO batches (client_id, owner, batch) VALUES ($1, $57, $58)
@@ -252,12 +253,12 @@ WHERE client_id = $1 AND (order_id = ANY ($5::text[]) OR client_order_id = ANY (
 ORDER BY order_id LIMIT $4;
 
 -- cards --
-SELECT order_id, card_no, version, number, sealed FROM cards
+SELECT order_id, card_no, version, number, erased_at, sealed FROM cards
 WHERE client_id = $1 AND order_id = ANY ($2::text[]) AND NOT hidden
 ORDER BY order_id, card_no;
 
 -- answers --
-SELECT number, at, source, sealed FROM answers WHERE client_id = $1 AND order_id = $2 ORDER BY answer_id LIMIT $3;
+SELECT number, at, source, sealed, erased_at FROM answers WHERE client_id = $1 AND order_id = $2 ORDER BY answer_id LIMIT $3;
 
 -- purchase --
 SELECT client_id, order_id FROM purchases WHERE number = $2 AND account = $1;
@@ -271,10 +272,15 @@ WHERE review_since > 0 AND (review_since, order_id) > ($1, $2)
 ORDER BY review_since, order_id LIMIT $3;
 
 -- add_audit --
-INSERT INTO audit (at, by, what, account, order_id, number, reason) VALUES ($1, $2, $3, $4, $5, $6, $7);
+-- Place and hash come by themselves.
+INSERT INTO audit (chain, at, by, what, account, client_id, order_id, number, first_position, last_position, cards,
+                   reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- audit --
-SELECT entry_id, at, by, what, account, order_id, number, reason FROM audit
+SELECT entry_id, chain, place, at, by, what, account, client_id, order_id, number, first_position, last_position, cards,
+       reason, hash
+FROM audit
 WHERE entry_id < $1 ORDER BY entry_id DESC LIMIT $2;
 
 -- put_hold --
@@ -293,12 +299,12 @@ ON CONFLICT (account, digest) DO NOTHING
 RETURNING 1;
 
 -- callbacks --
-SELECT number, order_id, digest, at, sealed FROM callbacks
+SELECT number, order_id, digest, at, sealed, erased_at FROM callbacks
 WHERE account = $1 AND (at, digest) < ($2, $3)
 ORDER BY at DESC, digest DESC LIMIT $4;
 
 -- unknown_callbacks --
-SELECT number, order_id, digest, at, sealed FROM callbacks
+SELECT number, order_id, digest, at, sealed, erased_at FROM callbacks
 WHERE account = $1 AND (at, digest) < ($2, $3) AND order_id = ''
 ORDER BY at DESC, digest DESC LIMIT $4;
 
@@ -308,6 +314,68 @@ SELECT key_id, master_key_id, wrapped FROM data_keys WHERE client_id = $1 ORDER 
 -- add_first_data_key --
 INSERT INTO data_keys (client_id, place, key_id, master_key_id, wrapped) VALUES ($1, 1, $2, $3, $4)
 ON CONFLICT (client_id, place) DO NOTHING;
+
+-- all_data_keys --
+SELECT client_id, key_id, master_key_id, wrapped FROM data_keys ORDER BY client_id, place;
+
+-- rewrap --
+UPDATE data_keys SET master_key_id = $3, wrapped = $4 WHERE key_id = $1 AND wrapped = $2 RETURNING 1;
+
+-- lock_data_keys --
+-- Two that rotate a client's key take turns until they are committed.
+SELECT pg_advisory_xact_lock(1381454407, hashtext($1));
+
+-- add_data_key --
+INSERT INTO data_keys (client_id, place, key_id, master_key_id, wrapped)
+SELECT $1, coalesce(max(place), 0) + 1, $2, $3, $4 FROM data_keys WHERE client_id = $1;
+
+-- put_rotation --
+INSERT INTO rotations (client_id, key_id, of_table, after, resealed, unopened, began_at, ended_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (client_id) DO UPDATE
+SET key_id = excluded.key_id, of_table = excluded.of_table, after = excluded.after, resealed = excluded.resealed,
+    unopened = excluded.unopened, began_at = excluded.began_at, ended_at = excluded.ended_at;
+
+-- lock_rotation --
+SELECT key_id, of_table, after, ended_at FROM rotations WHERE client_id = $1 FOR UPDATE;
+
+-- rotations --
+SELECT client_id, key_id, of_table, after, resealed, unopened, began_at, ended_at FROM rotations ORDER BY client_id;
+
+-- erase_cards --
+-- Rows that somebody else is writing at this moment are left to the next round.
+WITH old AS (
+  SELECT client_id, order_id, card_no FROM cards
+  WHERE erased_at = 0 AND at < $1
+    AND NOT (hidden AND EXISTS (SELECT 1 FROM orders WHERE orders.client_id = cards.client_id
+                                AND orders.order_id = cards.order_id AND review_since > 0))
+  ORDER BY at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE cards SET sealed = '', erased_at = $2 FROM old
+WHERE cards.client_id = old.client_id AND cards.order_id = old.order_id AND cards.card_no = old.card_no
+RETURNING 1;
+
+-- erase_answers --
+WITH old AS (
+  SELECT answer_id FROM answers
+  WHERE erased_at = 0 AND at < $1
+    AND NOT EXISTS (SELECT 1 FROM orders WHERE orders.client_id = answers.client_id
+                    AND orders.order_id = answers.order_id AND review_since > 0)
+  ORDER BY at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE answers SET sealed = '', erased_at = $2 FROM old WHERE answers.answer_id = old.answer_id
+RETURNING 1;
+
+-- erase_callbacks --
+WITH old AS (
+  SELECT account, digest FROM callbacks
+  WHERE erased_at = 0 AND at < $1
+    AND NOT EXISTS (SELECT 1 FROM orders WHERE orders.order_id = callbacks.order_id AND review_since > 0)
+  ORDER BY at LIMIT $3 FOR UPDATE SKIP LOCKED
+)
+UPDATE callbacks SET sealed = '', erased_at = $2 FROM old
+WHERE callbacks.account = old.account AND callbacks.digest = old.digest
+RETURNING 1;
 
 -- add_secret --
 INSERT INTO secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING;

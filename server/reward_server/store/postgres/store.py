@@ -17,6 +17,7 @@ from reward_server.store import (
     CallbackRecord,
     Change,
     Created,
+    Erased,
     Head,
     Hold,
     KeptAnswer,
@@ -24,8 +25,11 @@ from reward_server.store import (
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
+    Resealed,
     ReviewPlace,
+    Rotation,
     SealedCard,
+    SealedRow,
     SealedToken,
     SnapshotQuery,
     StoreError,
@@ -34,6 +38,7 @@ from reward_server.store import (
     UpdateListener,
     WrappedKey,
 )
+from reward_server.store.chain import new_chain
 from reward_server.store.codec import decode_order, encode_order
 from reward_server.store.epochs import random_epoch
 from reward_server.store.postgres.deciding import Write, audit_row, text
@@ -42,6 +47,8 @@ from reward_server.store.postgres.group import ACQUIRE_SECONDS, GroupCommit
 from reward_server.store.postgres.sql import STATEMENTS
 from reward_server.store.postgres.tailing import Connect, Tailing
 from reward_server.store.quotas import NO_QUOTA, Quota
+from reward_server.store.rotating import place_of, rotation_of, rotation_row, sealed_row
+from reward_server.store.tables import sealed_table
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +93,11 @@ class PostgresStore:
         self._adopting = asyncio.Lock()
         self._listeners: list[UpdateListener] = []
         self._observe: Callable[[int], None] = lambda _writes: None
-        self._group = GroupCommit(pool, owner=lambda: self._owner, epoch=epoch, committed=self._committed)
+        self.chain = new_chain()
+        """Of the audit."""
+        self._group = GroupCommit(
+            pool, owner=lambda: self._owner, chain=self.chain, epoch=epoch, committed=self._committed
+        )
         self._tailing = Tailing(
             read=self.updates,
             ends=self._ends,
@@ -220,14 +231,17 @@ class PostgresStore:
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
         cards: dict[str, list[SealedCard]] = {}
-        for order_id, card_no, version, number, sealed in await self._fetch("cards", client_id, list(order_ids)):
-            cards.setdefault(order_id, []).append(SealedCard(card_no, version, number, sealed))
+        for order_id, card_no, version, number, erased_at, sealed in await self._fetch(
+            "cards", client_id, list(order_ids)
+        ):
+            card = SealedCard(card_no, version, number, sealed, erased_at=erased_at)
+            cards.setdefault(order_id, []).append(card)
         return cards
 
     async def answers(self, client_id: str, order_id: str) -> list[KeptAnswer]:
         """The answers kept for an order, the oldest first."""
         rows = await self._fetch("answers", client_id, order_id, _ANSWERS_LIMIT)
-        return [KeptAnswer(number, at, Source(source), sealed) for number, at, source, sealed in rows]
+        return [KeptAnswer(number, at, Source(source), *rest) for number, at, source, *rest in rows]
 
     # --- Operators --------------------------------------------------------------------------------------------------
 
@@ -238,11 +252,11 @@ class PostgresStore:
     async def hold(self, hold: Hold, audit: AuditEntry) -> None:
         """Stores an operator's pause of an account with its record."""
         paused = (hold.account, hold.at, text(hold.by), text(hold.reason))
-        await self._together(("put_hold", paused), ("add_audit", audit_row(audit)))
+        await self._together(("put_hold", paused), ("add_audit", audit_row(self.chain, audit)))
 
     async def end_hold(self, audit: AuditEntry) -> None:
         """Ends the pause of the record's account, if there is one, with its record."""
-        await self._together(("end_hold", (audit.account,)), ("add_audit", audit_row(audit)))
+        await self._together(("end_hold", (audit.account,)), ("add_audit", audit_row(self.chain, audit)))
 
     async def holds(self) -> list[Hold]:
         """The accounts that operators paused."""
@@ -252,6 +266,15 @@ class PostgresStore:
         """One page of the operators' decisions, newest first."""
         rows = await self._fetch("audit", before or _AFTER_EVERY_ENTRY, limit)
         return [AuditEntry(**dict(row)) for row in rows]
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Adds entries to this process's chain of the audit."""
+        await self._together(*(("add_audit", audit_row(self.chain, entry)) for entry in entries))
+
+    async def erase(self, before: int, at: int, limit: int) -> Erased:
+        """Empties what is sealed of cards, answers and callbacks from before a time, up to `limit` of each."""
+        names = ("erase_cards", "erase_answers", "erase_callbacks")
+        return Erased(*[len(await self._fetch(name, before, at, limit)) for name in names])
 
     # --- The log ----------------------------------------------------------------------------------------------------
 
@@ -314,8 +337,8 @@ class PostgresStore:
         name = "unknown_callbacks" if query.only_unknown else "callbacks"
         rows = await self._fetch(name, query.account, before.at, before.digest, query.limit)
         return [
-            CallbackRecord(query.account, number, order_id, digest, at, sealed)
-            for number, order_id, digest, at, sealed in rows
+            CallbackRecord(query.account, number, order_id, digest, at, *rest)
+            for number, order_id, digest, at, *rest in rows
         ]
 
     # --- Keys, secrets, tokens --------------------------------------------------------------------------------------
@@ -329,6 +352,55 @@ class PostgresStore:
         """Adds a client's first data key and returns it, or the one that another process added first."""
         await self._execute("add_first_data_key", key.client_id, key.key_id, key.master_key_id, key.wrapped)
         return (await self.data_keys(key.client_id))[-1]
+
+    async def all_data_keys(self) -> list[WrappedKey]:
+        """The data keys of all clients and of the service, by client, the newest of each last."""
+        rows = await self._fetch("all_data_keys")
+        return [WrappedKey(key_id, client_id, master, wrapped) for client_id, key_id, master, wrapped in rows]
+
+    async def rewrap(self, former: WrappedKey, key: WrappedKey) -> bool:
+        """Stores the same data key wrapped by another master key."""
+        row = (former.key_id, former.wrapped, key.master_key_id, key.wrapped)
+        return bool(await self._fetch("rewrap", *row))
+
+    async def rotate(self, key: WrappedKey, rotation: Rotation, audit: AuditEntry) -> None:
+        """Adds a client's newest data key, with its record."""
+        await self._together(
+            ("lock_data_keys", (key.client_id,)),
+            ("add_data_key", (key.client_id, key.key_id, key.master_key_id, key.wrapped)),
+            ("put_rotation", rotation_row(rotation)),
+            ("add_audit", audit_row(self.chain, audit)),
+        )
+
+    async def rotations(self) -> list[Rotation]:
+        """How far the newest keys have got, by client."""
+        return [rotation_of(tuple(row)) for row in await self._fetch("rotations")]
+
+    async def sealed_rows(self, rotation: Rotation, limit: int) -> list[SealedRow]:
+        """The next rows of a rotation's table, empty ones left out."""
+        table = sealed_table(rotation.table)
+        client = (rotation.client_id,) if table.of_clients else ()
+        values = (*client, *place_of(rotation), limit)
+        rows = await self._query(self._pool, table.page(_places(len(values)), first=not rotation.after), *values)
+        return [sealed_row(table, tuple(row)) for row in rows]
+
+    async def reseal(self, former: Rotation, now: Rotation, rows: Sequence[Resealed]) -> bool:
+        """Stores rows under another key and how far this has got."""
+        table = sealed_table(former.table)
+        client = (former.client_id,) if table.of_clients else ()
+        values = [(each.sealed, each.row.sealed, *client, *each.row.place) for each in rows]
+        stands_at = (former.key_id, former.table, former.after, former.ended_at)
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+                stands = await connection.fetchrow(STATEMENTS["lock_rotation"], former.client_id)
+                if stands is None or tuple(stands) != stands_at:
+                    return False
+                if values:
+                    await connection.executemany(table.put(_places(len(values[0]))), values)
+                await connection.execute(STATEMENTS["put_rotation"], *rotation_row(now))
+                return True
+        except Exception as error:
+            raise self._translated(error) from error
 
     async def named_secret(self, name: str, sealed: bytes) -> bytes:
         """Stores a sealed secret under a name unless there is one, and returns the stored one."""
@@ -376,9 +448,14 @@ class PostgresStore:
         return await self._ask(self._lease_pool, name, *values)
 
     async def _ask(self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, *values: Any) -> Sequence["asyncpg.Record"]:
+        return await self._query(pool, STATEMENTS[name], *values)
+
+    async def _query(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str, *values: Any
+    ) -> Sequence["asyncpg.Record"]:
         try:
             async with asyncio.timeout(ACQUIRE_SECONDS):
-                rows = await pool.fetch(STATEMENTS[name], *values)
+                rows = await pool.fetch(statement, *values)
         except Exception as error:
             raise self._translated(error) from error
         self._heard()
@@ -427,3 +504,7 @@ class PostgresStore:
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a listener of the store failed", "exception": error}
                 )
+
+
+def _places(count: int) -> tuple[str, ...]:
+    return tuple(f"${n}" for n in range(1, count + 1))

@@ -83,9 +83,16 @@ CREATE TABLE cards (
   version   INTEGER NOT NULL,
   number    TEXT    NOT NULL,
   hidden    INTEGER NOT NULL CHECK (hidden IN (0, 1)),
+  -- Since when its client has it, or since when it is here hidden, milliseconds.
+  at        INTEGER NOT NULL,
+  -- When `sealed` was emptied, milliseconds; 0: it wasn't.
+  erased_at INTEGER NOT NULL DEFAULT 0,
   sealed    BLOB    NOT NULL,
   PRIMARY KEY (client_id, order_id, card_no)
 ) STRICT, WITHOUT ROWID;
+
+-- What is old enough to be erased comes first.
+CREATE INDEX cards_to_erase ON cards (at) WHERE erased_at = 0;
 
 -- Which order a number at a supplier belongs to. Numbers are used once, over all accounts.
 CREATE TABLE purchases (
@@ -110,25 +117,29 @@ CREATE TABLE answers (
   number    TEXT    NOT NULL,
   at        INTEGER NOT NULL,
   source    TEXT    NOT NULL,
+  erased_at INTEGER NOT NULL DEFAULT 0,
   sealed    BLOB    NOT NULL
 ) STRICT;
 
 CREATE INDEX answers_of_order ON answers (client_id, order_id);
+CREATE INDEX answers_to_erase ON answers (at) WHERE erased_at = 0;
 
 -- Verified callbacks, the same one once.
 CREATE TABLE callbacks (
-  account  TEXT    NOT NULL,
-  digest   BLOB    NOT NULL,
-  number   TEXT    NOT NULL,
-  order_id TEXT    NOT NULL,
-  at       INTEGER NOT NULL,
-  sealed   BLOB    NOT NULL,
+  account   TEXT    NOT NULL,
+  digest    BLOB    NOT NULL,
+  number    TEXT    NOT NULL,
+  order_id  TEXT    NOT NULL,
+  at        INTEGER NOT NULL,
+  erased_at INTEGER NOT NULL DEFAULT 0,
+  sealed    BLOB    NOT NULL,
   PRIMARY KEY (account, digest)
 ) STRICT, WITHOUT ROWID;
 
 -- Operators read them newest first, and mostly those that are about none of our orders.
 CREATE INDEX callbacks_by_time ON callbacks (account, at, digest);
 CREATE INDEX callbacks_unknown ON callbacks (account, at, digest) WHERE order_id = '';
+CREATE INDEX callbacks_to_erase ON callbacks (at) WHERE erased_at = 0;
 
 -- Supplier accounts that operators paused.
 CREATE TABLE holds (
@@ -138,17 +149,34 @@ CREATE TABLE holds (
   reason  TEXT    NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What operators decided; only ever added to.
+-- Who read cards, and what operators decided; only ever added to. The entries of a `chain`, one for each start of the
+-- program, are counted by `place`, and each `hash` is over the entry and the hash before it.
 CREATE TABLE audit (
-  entry_id INTEGER PRIMARY KEY,
-  at       INTEGER NOT NULL,
-  by       TEXT    NOT NULL,
-  what     TEXT    NOT NULL,
-  account  TEXT    NOT NULL,
-  order_id TEXT    NOT NULL,
-  number   TEXT    NOT NULL,
-  reason   TEXT    NOT NULL
+  entry_id       INTEGER PRIMARY KEY,
+  chain          TEXT    NOT NULL,
+  place          INTEGER NOT NULL,
+  at             INTEGER NOT NULL,
+  by             TEXT    NOT NULL,
+  what           TEXT    NOT NULL,
+  account        TEXT    NOT NULL,
+  client_id      TEXT    NOT NULL,
+  order_id       TEXT    NOT NULL,
+  number         TEXT    NOT NULL,
+  first_position INTEGER NOT NULL,
+  last_position  INTEGER NOT NULL,
+  cards          INTEGER NOT NULL,
+  reason         TEXT    NOT NULL,
+  hash           BLOB    NOT NULL,
+  UNIQUE (chain, place)
 ) STRICT;
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
+  SELECT raise(ABORT, 'the audit is only ever added to');
+END;
+
+CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit BEGIN
+  SELECT raise(ABORT, 'the audit is only ever added to');
+END;
 
 -- The clients' data keys, wrapped; `place` counts a client's keys from 1.
 CREATE TABLE data_keys (
@@ -158,6 +186,19 @@ CREATE TABLE data_keys (
   master_key_id TEXT    NOT NULL,
   wrapped       BLOB    NOT NULL,
   PRIMARY KEY (client_id, place)
+) STRICT, WITHOUT ROWID;
+
+-- Who got a new data key: how far what was sealed under former ones has been sealed again. `client_id` '' is the
+-- service itself; `after` is the place of the last row of `of_table` that was looked at.
+CREATE TABLE rotations (
+  client_id TEXT    NOT NULL PRIMARY KEY,
+  key_id    BLOB    NOT NULL,
+  of_table  TEXT    NOT NULL,
+  after     BLOB    NOT NULL,
+  resealed  INTEGER NOT NULL,
+  unopened  INTEGER NOT NULL,
+  began_at  INTEGER NOT NULL,
+  ended_at  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- Secrets of the service itself.

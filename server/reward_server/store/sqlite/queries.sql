@@ -68,18 +68,27 @@ WHERE state <> excluded.state OR open <> excluded.open OR watch_until <> exclude
 
 -- add_card --
 -- A place that is taken is a defect and fails: nothing is ever written over a card.
-INSERT INTO cards (client_id, order_id, card_no, version, number, hidden, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+INSERT INTO cards (client_id, order_id, card_no, version, number, hidden, at, sealed)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8);
 
 -- release_card --
 -- Shown from now on: as of the version that releases it.
-UPDATE cards SET hidden = 0, version = ?4 WHERE client_id = ?1 AND order_id = ?2 AND card_no = ?3 AND hidden = 1
+UPDATE cards SET hidden = 0, version = ?4, at = ?5
+WHERE client_id = ?1 AND order_id = ?2 AND card_no = ?3 AND hidden = 1
 RETURNING 1;
 
 -- add_audit --
-INSERT INTO audit (at, by, what, account, order_id, number, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7);
+INSERT INTO audit (chain, place, at, by, what, account, client_id, order_id, number, first_position, last_position,
+                   cards, reason, hash)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14);
+
+-- end_of_chain --
+SELECT place, hash FROM audit WHERE chain = ?1 ORDER BY place DESC LIMIT 1;
 
 -- audit --
-SELECT entry_id, at, by, what, account, order_id, number, reason FROM audit
+SELECT entry_id, chain, place, at, by, what, account, client_id, order_id, number, first_position, last_position, cards,
+       reason, hash
+FROM audit
 WHERE entry_id < ?1 ORDER BY entry_id DESC LIMIT ?2;
 
 -- reviews --
@@ -101,7 +110,7 @@ SELECT account, at, by, reason FROM holds WHERE account > ?1 ORDER BY account;
 INSERT INTO answers (client_id, order_id, number, at, source, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6);
 
 -- answers --
-SELECT number, at, source, sealed FROM answers WHERE client_id = ?1 AND order_id = ?2 ORDER BY answer_id LIMIT ?3;
+SELECT number, at, source, sealed, erased_at FROM answers WHERE client_id = ?1 AND order_id = ?2 ORDER BY answer_id LIMIT ?3;
 
 -- orders_in_flight --
 SELECT count(*) FROM orders WHERE client_id = ?1 AND open = 1;
@@ -172,7 +181,7 @@ WHERE client_id = ?1
 ORDER BY order_id LIMIT ?4;
 
 -- cards --
-SELECT order_id, card_no, version, number, sealed FROM cards
+SELECT order_id, card_no, version, number, erased_at, sealed FROM cards
 WHERE client_id = ?1 AND order_id IN (SELECT value FROM json_each(?2)) AND hidden = 0
 ORDER BY order_id, card_no;
 
@@ -192,12 +201,12 @@ ON CONFLICT (account, digest) DO NOTHING
 RETURNING 1;
 
 -- callbacks --
-SELECT number, order_id, digest, at, sealed FROM callbacks
+SELECT number, order_id, digest, at, sealed, erased_at FROM callbacks
 WHERE account = ?1 AND (at, digest) < (?2, ?3)
 ORDER BY at DESC, digest DESC LIMIT ?4;
 
 -- unknown_callbacks --
-SELECT number, order_id, digest, at, sealed FROM callbacks
+SELECT number, order_id, digest, at, sealed, erased_at FROM callbacks
 WHERE account = ?1 AND (at, digest) < (?2, ?3) AND order_id = ''
 ORDER BY at DESC, digest DESC LIMIT ?4;
 
@@ -207,6 +216,62 @@ SELECT key_id, master_key_id, wrapped FROM data_keys WHERE client_id = ?1 ORDER 
 -- add_first_data_key --
 INSERT INTO data_keys (client_id, place, key_id, master_key_id, wrapped) VALUES (?1, 1, ?2, ?3, ?4)
 ON CONFLICT (client_id, place) DO NOTHING;
+
+-- all_data_keys --
+SELECT client_id, key_id, master_key_id, wrapped FROM data_keys WHERE client_id >= '' ORDER BY client_id, place;
+
+-- rewrap --
+UPDATE data_keys SET master_key_id = ?3, wrapped = ?4 WHERE key_id = ?1 AND wrapped = ?2 RETURNING 1;
+
+-- add_data_key --
+INSERT INTO data_keys (client_id, place, key_id, master_key_id, wrapped)
+SELECT ?1, coalesce(max(place), 0) + 1, ?2, ?3, ?4 FROM data_keys WHERE client_id = ?1;
+
+-- put_rotation --
+INSERT INTO rotations (client_id, key_id, of_table, after, resealed, unopened, began_at, ended_at)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+ON CONFLICT (client_id) DO UPDATE
+SET key_id = excluded.key_id, of_table = excluded.of_table, after = excluded.after, resealed = excluded.resealed,
+    unopened = excluded.unopened, began_at = excluded.began_at, ended_at = excluded.ended_at;
+
+-- rotation --
+SELECT key_id, of_table, after, ended_at FROM rotations WHERE client_id = ?1;
+
+-- rotations --
+SELECT client_id, key_id, of_table, after, resealed, unopened, began_at, ended_at FROM rotations
+WHERE client_id >= '' ORDER BY client_id;
+
+-- erase_cards --
+UPDATE cards SET sealed = x'', erased_at = ?2
+WHERE (client_id, order_id, card_no) IN (
+  SELECT old.client_id, old.order_id, old.card_no FROM cards AS old
+  WHERE old.erased_at = 0 AND old.at < ?1
+    AND NOT (old.hidden = 1 AND EXISTS (SELECT 1 FROM orders WHERE orders.client_id = old.client_id
+                                        AND orders.order_id = old.order_id AND review_since > 0))
+  ORDER BY old.at LIMIT ?3
+)
+RETURNING 1;
+
+-- erase_answers --
+UPDATE answers SET sealed = x'', erased_at = ?2
+WHERE answer_id IN (
+  SELECT old.answer_id FROM answers AS old
+  WHERE old.erased_at = 0 AND old.at < ?1
+    AND NOT EXISTS (SELECT 1 FROM orders WHERE orders.client_id = old.client_id AND orders.order_id = old.order_id
+                    AND review_since > 0)
+  ORDER BY old.at LIMIT ?3
+)
+RETURNING 1;
+
+-- erase_callbacks --
+UPDATE callbacks SET sealed = x'', erased_at = ?2
+WHERE (account, digest) IN (
+  SELECT old.account, old.digest FROM callbacks AS old
+  WHERE old.erased_at = 0 AND old.at < ?1
+    AND NOT EXISTS (SELECT 1 FROM orders WHERE orders.order_id = old.order_id AND review_since > 0)
+  ORDER BY old.at LIMIT ?3
+)
+RETURNING 1;
 
 -- add_secret --
 INSERT INTO secrets (name, sealed) VALUES (?1, ?2) ON CONFLICT DO NOTHING;

@@ -18,6 +18,7 @@ from reward_server.store import (
     CallbackRecord,
     Change,
     Created,
+    Erased,
     Head,
     Hold,
     KeptAnswer,
@@ -25,8 +26,11 @@ from reward_server.store import (
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
+    Resealed,
     ReviewPlace,
+    Rotation,
     SealedCard,
+    SealedRow,
     SealedToken,
     SnapshotQuery,
     StoreError,
@@ -34,12 +38,15 @@ from reward_server.store import (
     UpdateListener,
     WrappedKey,
 )
+from reward_server.store.chain import COLUMNS, new_chain
 from reward_server.store.codec import decode_order, encode_order
 from reward_server.store.epochs import random_epoch
 from reward_server.store.quotas import NO_QUOTA, Quota
+from reward_server.store.rotating import place_of, rotation_of, rotation_row, sealed_row
 from reward_server.store.sqlite import writing
 from reward_server.store.sqlite.group import Commit, GroupCommit
 from reward_server.store.sqlite.sql import Row, run
+from reward_server.store.tables import sealed_table
 
 _STRETCH = 1_000
 """Orders that a filtered list goes through before it lets others run: about a millisecond."""
@@ -62,6 +69,8 @@ class SqliteStore:
         self._reader = reader
         self._lock: int | None = lock
         self._epoch = epoch
+        self.chain = new_chain()
+        """Of the audit."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
         self._group = GroupCommit(writer, commit or self._commit_in_thread)
 
@@ -128,7 +137,7 @@ class SqliteStore:
     async def save(self, change: Change) -> bool:
         """Stores a change if the stored revision is exactly one below."""
         body = encode_order(change.order)
-        return await self._group.submit(lambda c, updates: writing.save(c, updates, change, body))
+        return await self._group.submit(lambda c, updates: writing.save(c, updates, change, body, chain=self.chain))
 
     async def order(self, client_id: str, order_id: str) -> Order | None:
         """Reads an order."""
@@ -183,14 +192,15 @@ class SqliteStore:
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
         cards: dict[str, list[SealedCard]] = {}
-        for order_id, card_no, version, number, sealed in self._read("cards", client_id, _json(order_ids)):
-            cards.setdefault(order_id, []).append(SealedCard(card_no, version, number, sealed))
+        for order_id, card_no, version, number, erased_at, sealed in self._read("cards", client_id, _json(order_ids)):
+            card = SealedCard(card_no, version, number, sealed, erased_at=erased_at)
+            cards.setdefault(order_id, []).append(card)
         return cards
 
     async def answers(self, client_id: str, order_id: str) -> list[KeptAnswer]:
         """The answers kept for an order, the oldest first."""
         rows = self._read("answers", client_id, order_id, _ANSWERS_LIMIT)
-        return [KeptAnswer(number, at, Source(source), sealed) for number, at, source, sealed in rows]
+        return [KeptAnswer(number, at, Source(source), *rest) for number, at, source, *rest in rows]
 
     # --- Operators --------------------------------------------------------------------------------------------------
 
@@ -203,7 +213,7 @@ class SqliteStore:
 
         def work(connection: apsw.Connection, _updates: list[Update]) -> None:
             run(connection, "put_hold", hold.account, hold.at, hold.by, hold.reason)
-            writing.add_audit(connection, audit)
+            writing.add_audit(connection, self.chain, audit)
 
         await self._group.submit(work)
 
@@ -212,7 +222,7 @@ class SqliteStore:
 
         def work(connection: apsw.Connection, _updates: list[Update]) -> None:
             run(connection, "end_hold", audit.account)
-            writing.add_audit(connection, audit)
+            writing.add_audit(connection, self.chain, audit)
 
         await self._group.submit(work)
 
@@ -223,19 +233,21 @@ class SqliteStore:
     async def audit(self, before: int, limit: int) -> list[AuditEntry]:
         """One page of the operators' decisions, newest first."""
         rows = self._read("audit", before or _AFTER_EVERY_ENTRY, limit)
-        return [
-            AuditEntry(
-                entry_id=entry_id,
-                at=at,
-                by=by,
-                what=what,
-                account=account,
-                order_id=order_id,
-                number=number,
-                reason=reason,
-            )
-            for entry_id, at, by, what, account, order_id, number, reason in rows
-        ]
+        columns = ("entry_id", *COLUMNS)
+        return [AuditEntry(**dict(zip(columns, row, strict=True))) for row in rows]
+
+    async def record(self, entries: Sequence[AuditEntry]) -> None:
+        """Adds entries to this process's chain of the audit."""
+        await self._group.submit(lambda c, _updates: writing.add_audit(c, self.chain, *entries))
+
+    async def erase(self, before: int, at: int, limit: int) -> Erased:
+        """Empties what is sealed of cards, answers and callbacks from before a time, up to `limit` of each."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> Erased:
+            names = ("erase_cards", "erase_answers", "erase_callbacks")
+            return Erased(*(len(run(connection, name, before, at, limit)) for name in names))
+
+        return await self._group.submit(work)
 
     # --- The log ----------------------------------------------------------------------------------------------------
 
@@ -290,8 +302,8 @@ class SqliteStore:
         name = "unknown_callbacks" if query.only_unknown else "callbacks"
         rows = self._read(name, query.account, before.at, before.digest, query.limit)
         return [
-            CallbackRecord(query.account, number, order_id, digest, at, sealed)
-            for number, order_id, digest, at, sealed in rows
+            CallbackRecord(query.account, number, order_id, digest, at, *rest)
+            for number, order_id, digest, at, *rest in rows
         ]
 
     # --- Keys, secrets, tokens --------------------------------------------------------------------------------------
@@ -310,6 +322,42 @@ class SqliteStore:
             return WrappedKey(key_id, key.client_id, master, wrapped)
 
         return await self._group.submit(work)
+
+    async def all_data_keys(self) -> list[WrappedKey]:
+        """The data keys of all clients and of the service, by client, the newest of each last."""
+        rows = self._read("all_data_keys")
+        return [WrappedKey(key_id, client_id, master, wrapped) for client_id, key_id, master, wrapped in rows]
+
+    async def rewrap(self, former: WrappedKey, key: WrappedKey) -> bool:
+        """Stores the same data key wrapped by another master key."""
+        row = (former.key_id, former.wrapped, key.master_key_id, key.wrapped)
+        return await self._group.submit(lambda c, _updates: bool(run(c, "rewrap", *row)))
+
+    async def rotate(self, key: WrappedKey, rotation: Rotation, audit: AuditEntry) -> None:
+        """Adds a client's newest data key, with its record."""
+
+        def work(connection: apsw.Connection, _updates: list[Update]) -> None:
+            run(connection, "add_data_key", key.client_id, key.key_id, key.master_key_id, key.wrapped)
+            run(connection, "put_rotation", *rotation_row(rotation))
+            writing.add_audit(connection, self.chain, audit)
+
+        await self._group.submit(work)
+
+    async def rotations(self) -> list[Rotation]:
+        """How far the newest keys have got, by client."""
+        return [rotation_of(row) for row in self._read("rotations")]
+
+    async def sealed_rows(self, rotation: Rotation, limit: int) -> list[SealedRow]:
+        """The next rows of a rotation's table, empty ones left out."""
+        table = sealed_table(rotation.table)
+        client = (rotation.client_id,) if table.of_clients else ()
+        values = (*client, *place_of(rotation), limit)
+        statement = table.page(writing.places(len(values)), first=not rotation.after)
+        return [sealed_row(table, row) for row in self._run(lambda: self._reader.execute(statement, values).fetchall())]
+
+    async def reseal(self, former: Rotation, now: Rotation, rows: Sequence[Resealed]) -> bool:
+        """Stores rows under another key and how far this has got."""
+        return await self._group.submit(lambda c, _updates: writing.reseal(c, former, now, rows))
 
     async def named_secret(self, name: str, sealed: bytes) -> bytes:
         """Stores a sealed secret under a name unless there is one, and returns the stored one."""
@@ -361,9 +409,12 @@ class SqliteStore:
                 continue
 
     def _read(self, name: str, *values: Any) -> list[Row]:
+        return self._run(lambda: run(self._reader, name, *values))
+
+    def _run(self, read: Callable[[], list[Row]]) -> list[Row]:
         self._group.check()
         try:
-            return run(self._reader, name, *values)
+            return read()
         except apsw.Error as error:
             raise self._group.failed(error) or StoreError(f"reading failed: {error}") from error
 

@@ -1,15 +1,18 @@
 """What the writers do inside the transaction they share: plain functions over a connection."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import apsw
 
 from reward_server.domain.order import Order
 from reward_server.errors import LimitReached
-from reward_server.store import AuditEntry, Change, Created, Head, StoreError, Update
+from reward_server.store import AuditEntry, Change, Created, Head, Resealed, Rotation, StoreError, Update
+from reward_server.store.chain import COLUMNS, chained
 from reward_server.store.codec import decode_order
 from reward_server.store.quotas import NO_QUOTA, Quota, day_of, refusal, reserved
+from reward_server.store.rotating import rotation_row
 from reward_server.store.sqlite.sql import STATEMENTS, Row, run
+from reward_server.store.tables import sealed_table
 
 
 def create(
@@ -48,7 +51,7 @@ def create(
     return Created(order, False, Head(position, pruned_through, epoch))
 
 
-def save(connection: apsw.Connection, updates: list[Update], change: Change, body: bytes) -> bool:
+def save(connection: apsw.Connection, updates: list[Update], change: Change, body: bytes, *, chain: str) -> bool:
     """Updates an order with what came with the change, if its revision is the expected one."""
     order = change.order
     saved = run(
@@ -72,21 +75,46 @@ def save(connection: apsw.Connection, updates: list[Update], change: Change, bod
     connection.executemany(STATEMENTS["put_purchase"], _purchase_rows(order))
     key = (order.client_id, order.order_id)
     for card in change.cards:
-        run(connection, "add_card", *key, card.card_no, card.version, card.number, card.hidden, card.sealed)
+        row = (card.card_no, card.version, card.number, card.hidden, order.updated_at, card.sealed)
+        run(connection, "add_card", *key, *row)
     for card_no in change.released:
-        if not run(connection, "release_card", *key, card_no, order.version):
+        if not run(connection, "release_card", *key, card_no, order.version, order.updated_at):
             raise StoreError(f"card {card_no} of order {order.order_id} is no hidden card")
     for answer in change.answers:
         run(connection, "keep_answer", *key, answer.number, answer.at, answer.source, answer.sealed)
     if change.audit is not None:
-        add_audit(connection, change.audit)
+        add_audit(connection, chain, change.audit)
     return True
 
 
-def add_audit(connection: apsw.Connection, entry: AuditEntry) -> None:
-    """Adds an operator's decision to the record of them."""
-    where = (entry.account, entry.order_id, entry.number)
-    run(connection, "add_audit", entry.at, entry.by, entry.what, *where, entry.reason)
+def add_audit(connection: apsw.Connection, chain: str, *entries: AuditEntry) -> None:
+    """Adds entries to a chain of the audit."""
+    ends = run(connection, "end_of_chain", chain)
+    last = ends[0] if ends else None
+    for entry in entries:
+        added = chained(entry, chain, last)
+        row = [getattr(added, name) for name in COLUMNS]
+        run(connection, "add_audit", *row)
+        last = added.place, added.hash
+
+
+def reseal(connection: apsw.Connection, former: Rotation, now: Rotation, rows: Sequence[Resealed]) -> bool:
+    """Stores rows under another key, if the rotation still stands where it did."""
+    stands = run(connection, "rotation", former.client_id)
+    if stands != [(former.key_id, former.table, former.after, former.ended_at)]:
+        return False
+    table = sealed_table(former.table)
+    client = (former.client_id,) if table.of_clients else ()
+    for each in rows:
+        values = (each.sealed, each.row.sealed, *client, *each.row.place)
+        connection.execute(table.put(places(len(values))), values).fetchall()
+    run(connection, "put_rotation", *rotation_row(now))
+    return True
+
+
+def places(count: int) -> tuple[str, ...]:
+    """So many placeholders."""
+    return tuple(f"?{n}" for n in range(1, count + 1))
 
 
 def prune(connection: apsw.Connection, client_id: str, before: int, limit: int) -> int:
