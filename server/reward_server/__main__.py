@@ -16,8 +16,10 @@ from cyclopts import App, Parameter
 
 from reward_server import access
 from reward_server.config import ConfigError, load_settings
+from reward_server.hardening import forbid_dumps
 from reward_server.logs import configure_logs
 from reward_server.sealing import SealError, create_master_key_file
+from reward_server.sealing import add_master_key as add_key
 from reward_server.store import StoreError
 
 FAILED = 1
@@ -25,6 +27,10 @@ CONFIG_PROBLEMS = 2
 
 ConfigFile = Annotated[
     Path | None, Parameter(name=["--config", "-c"], help="The TOML file; without it only REWARD_… variables count.")
+]
+
+CoreDumps = Annotated[
+    bool, Parameter(negative="", help="Allow core files and debuggers. Both show every key and card in memory.")
 ]
 
 cli = App(
@@ -35,10 +41,13 @@ cli = App(
 
 
 @cli.command
-def serve(*, config: ConfigFile = None) -> int:
+def serve(*, config: ConfigFile = None, core_dumps: CoreDumps = False) -> int:
     """Run the server until SIGTERM or Ctrl-C."""
     from reward_server.app import run  # noqa: PLC0415 - only this command pays for gRPC
 
+    if not core_dumps:
+        # Before the first secret is read.
+        forbid_dumps()
     settings = load_settings(config, os.environ)
     configure_logs(settings.logging.level, settings.logging.format)
     log = structlog.get_logger()
@@ -138,6 +147,25 @@ def new_master_key(file: Path) -> int:
     """Write a new master key, which protects every stored card, to FILE. An existing file is never overwritten."""
     create_master_key_file(file)
     print(f"wrote {file}; keep a copy where the database's backups aren't")
+    return 0
+
+
+@cli.command
+def add_master_key(file: Path, *, last: bool = False) -> int:
+    """Add a new master key to FILE, as the first: it wraps from then on, and the others open what they wrapped.
+
+    Parameters
+    ----------
+    last
+        Only opens for now. Where several replicas share a database, every one has to know a key before it wraps.
+    """
+    name = add_key(file, last=last)
+    print(f"{file}: {name} is the {'last' if last else 'first'} key now; renew the copy that you keep apart")
+    print(
+        "next: `rewardctl keys rotate --only-wrap`"
+        if not last
+        else "next: when every replica has it, move it to the top"
+    )
     return 0
 
 

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from reward_server.access import Access
+from reward_server.auditing import AuditLog
 from reward_server.catalogue import Catalogue
 from reward_server.clock import Clock
 from reward_server.config import Address, GrpcSettings, JwtSettings, Settings, StoreSettings
@@ -19,10 +21,12 @@ from reward_server.domain.ids import IdSource
 from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.engine import Engine
 from reward_server.engine.inquiries import Inquiries
+from reward_server.erasing import Eraser
 from reward_server.guard import Guard
 from reward_server.http import add_ops, callback_app, runner
 from reward_server.hub import Hub
 from reward_server.jwts import Issuer, Verifier
+from reward_server.keyring import Keyring
 from reward_server.metrics import Metrics
 from reward_server.pruning import Pruner
 from reward_server.reloading import Reloader
@@ -81,6 +85,7 @@ class App:
             raise StartError(str(error)) from None
         try:
             await self._build()
+            self.audit.start(f"release {version('reward-service')}")
             await self._serve_http()
             await self.engine.start()
             await self.rpc.start()
@@ -100,12 +105,15 @@ class App:
             self._watch_store(),
             self._watch_reach(),
             self._pruner.run(),
+            self.keyring.run(),
             self.inquiries.keep_balances(),
             self.inquiries.keep_forms(),
             self._reloader.run(),
         )
         for each in work:
             self._spawn(each)
+        if (days := settings.cards.erase_after_days) is not None:
+            self._spawn(Eraser(self.store, self.audit, after_days=days, clock=self._clock).run())
         self._ready = ""
         log.info(
             "ready",
@@ -120,6 +128,8 @@ class App:
         self.store.on_commit(self.metrics.store_committed)
         self.store.listen(lambda updates: self.metrics.updates_published.inc(len(updates)))
         vault = await Vault.unlock(self.store, settings.master_keys)
+        self.audit = AuditLog(self.store, self.metrics, now_ms=self._clock.now_ms)
+        self.keyring = Keyring(self.store, vault, clock=self._clock)
         catalogue = Catalogue(settings.products)
         accounts = {
             name: Account(
@@ -162,6 +172,7 @@ class App:
             hub=self.hub,
             tokens=tokens,
             cards=cards,
+            audit=self.audit,
             metrics=self.metrics,
             now_ms=self._clock.now_ms,
             stream_seconds=settings.grpc.max_connection_age_seconds,
@@ -183,6 +194,7 @@ class App:
                     opener=vault.system,
                     tokens=tokens,
                     cards=cards,
+                    keyring=self.keyring,
                 ),
                 interceptor=self._interceptor,
                 hub=self.hub,
@@ -203,6 +215,7 @@ class App:
         self._use_clients(settings)
         self._take_issuer(settings)
         self._pruner.use(self._quotas)
+        self._spawn(self.keyring.take(settings.master_keys))
         if (tls := _tls(settings.grpc)) is not None:
             self.rpc.use_certificates(tls)
 
@@ -319,6 +332,9 @@ class App:
             await self.inquiries.close()
         if hasattr(self, "engine"):
             await self.engine.close()
+        if hasattr(self, "audit"):
+            # After the streams: their last entries are written, and end the chain.
+            await self.audit.close()
         with contextlib.suppress(StoreError):
             await self.store.close()
 

@@ -94,6 +94,18 @@ class OrderNotCancellable(RewardError):
         super().__init__(f"order {order_id} has ended already: it is {state}")
 
 
+class ClientNotFound(RewardError):
+    """No client of that name has keys."""
+
+    def __init__(self, client_id: str) -> None:
+        self.client_id = client_id
+        super().__init__(f"no client {client_id!r} has keys: those that have never ordered have none; see ListKeys")
+
+
+class KeyNotOpened(RewardError):
+    """A data key doesn't open under any configured master key."""
+
+
 class ProductNotFound(RewardError):
     """No such product."""
 

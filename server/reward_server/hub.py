@@ -10,6 +10,7 @@ an update is encoded at most once per view, whoever sends it; what waits for a s
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -24,8 +25,22 @@ PENDING_UPDATES = 256
 PAGE_UPDATES = 100
 """Updates read from the log at once."""
 
-Cards: TypeAlias = Sequence[tuple[int, Card]]
+
+@dataclass(frozen=True, slots=True)
+class ErasedCard:
+    """What is left of a card whose contents were erased."""
+
+    at: int
+    """When, milliseconds."""
+
+
+Cards: TypeAlias = Sequence[tuple[int, Card | ErasedCard]]
 """Cards of an order with their places in it."""
+
+
+def shown(cards: Cards) -> int:
+    """How many of them there is something to see of."""
+    return sum(not isinstance(card, ErasedCard) for _, card in cards)
 
 
 class LogPruned(Exception):

@@ -1,4 +1,6 @@
-"""A changed configuration, taken over while the server runs: clients, what they may do, issuers, certificates."""
+"""A changed configuration, taken over while the server runs: clients, what they may do, issuers, certificates, master
+keys.
+"""
 
 import asyncio
 import contextlib
@@ -14,7 +16,7 @@ from reward_server.config import AccountSettings, ConfigError, Settings
 POLL_SECONDS = 2.0
 """Between two looks at the files: a few calls of the system, so often that nobody waits for a new key."""
 
-SECTIONS = ("grpc", "http", "ops", "callbacks", "store", "logging", "stream")
+SECTIONS = ("grpc", "http", "ops", "callbacks", "store", "logging", "stream", "cards")
 TAKEN_OVER = frozenset({"grpc.tls_certificate_file", "grpc.tls_key_file", "grpc.tls_client_ca_file"})
 
 log = structlog.get_logger(__name__)
@@ -81,8 +83,6 @@ def needs_restart(running: Settings, changed: Settings) -> list[str]:
                 then, now = then is None, now is None
             if then != now:
                 found.append(name)
-    if running.master_keys.current != changed.master_keys.current:
-        found.append("secrets.master_key_file")
     names = sorted({*running.accounts, *changed.accounts})
     before, after = running.accounts, changed.accounts
     found += [f"suppliers.{name}" for name in names if _facts(before.get(name)) != _facts(after.get(name))]
@@ -107,6 +107,7 @@ def _stamps(settings: Settings) -> list[tuple[int, int, int] | None]:
         grpc.tls_key_file,
         grpc.tls_client_ca_file,
         settings.jwt.jwks_file,
+        settings.master_keys.source,
     )
     return [_stamp(file) for file in files]
 

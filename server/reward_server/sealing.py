@@ -17,10 +17,11 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -28,6 +29,8 @@ from reward_adapters.contract import Card
 from reward_server import probes
 from reward_server.domain.order import CardPrint
 from reward_server.store import Store, WrappedKey
+
+log = structlog.get_logger(__name__)
 
 _FORMAT = b"\x01"
 _KEY_BYTES = 32
@@ -67,14 +70,16 @@ class SealBroken(SealError):
 class MasterKeys:
     """The keys that wrap data keys. The first wraps new ones, the others only unwrap what they wrapped before."""
 
-    __slots__ = ("_keys", "current")
+    __slots__ = ("_keys", "current", "source")
 
-    def __init__(self, keys: Mapping[str, bytes]) -> None:
+    def __init__(self, keys: Mapping[str, bytes], source: Path | None = None) -> None:
         if not keys:
             raise MasterKeyRefused("there is no master key")
         self._keys = {name: AESGCM(key) for name, key in keys.items()}
         self.current = next(iter(keys))
         """The id of the key that wraps new data keys."""
+        self.source = source
+        """The file that they stand in; None: no file."""
 
     @classmethod
     def parse(cls, text: str, source: str) -> "MasterKeys":
@@ -113,7 +118,13 @@ class MasterKeys:
             raise MasterKeyRefused(f"{path} can't be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise MasterKeyRefused(f"{path} isn't text") from None
-        return cls.parse(text, str(path))
+        keys = cls.parse(text, str(path))
+        keys.source = path
+        return keys
+
+    def new_key(self, client_id: str) -> WrappedKey:
+        """A new data key for a client, wrapped under the current master key."""
+        return self.wrap(secrets.token_bytes(_KEY_ID_BYTES), client_id, secrets.token_bytes(_KEY_BYTES))
 
     def wrap(self, key_id: bytes, client_id: str, key: bytes) -> WrappedKey:
         """Wraps a data key under the current master key."""
@@ -146,49 +157,98 @@ class MasterKeys:
 
 def create_master_key_file(path: Path) -> str:
     """Creates a file with one new key, readable by its owner only; returns the key's id. Never replaces a file."""
-    name = f"k-{secrets.token_hex(4)}"
-    line = f"{name} {base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n"
+    name, line = _new_master_key()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(line)
-            file.flush()
-            # A key lost in a power cut takes with it everything that was sealed in between.
-            os.fsync(descriptor)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _write_private(path, line)
+        _sync_folder(path)
     except OSError as error:
         raise MasterKeyRefused(f"{path} can't be created: {error.strerror}") from None
     return name
 
 
+def add_master_key(path: Path, *, last: bool) -> str:
+    """Adds a new key to a key file, as the first, which wraps from then on, or as the last; returns the key's id.
+
+    The file is replaced as a whole: a server that reads it meanwhile reads the old or the new one.
+    """
+    MasterKeys.read(path)
+    name, line = _new_master_key()
+    beside = path.with_name(f".{path.name}.{name}")
+    try:
+        text = path.read_text()
+        _write_private(beside, f"{text.rstrip()}\n{line}" if last else line + text)
+        beside.replace(path)
+        _sync_folder(path)
+    except OSError as error:
+        raise MasterKeyRefused(f"{path} can't be replaced: {error.strerror}") from None
+    return name
+
+
+def _new_master_key() -> tuple[str, str]:
+    name = f"k-{secrets.token_hex(4)}"
+    return name, f"{name} {base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()}\n"
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # A key lost in a power cut takes with it everything that was sealed in between.
+        os.fsync(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 # --- Sealing ----------------------------------------------------------------------------------------------------------
 
 
-class ClientSealer:
-    """Seals and opens for one client."""
+def key_of(sealed: bytes) -> bytes:
+    """The id of the data key that sealed a value."""
+    return sealed[len(_FORMAT) : _HEADER_BYTES]
 
-    __slots__ = ("_client_id", "_current", "_identity", "_keys", "_lost")
+
+class ClientSealer:
+    """Seals and opens for one client. Its keys may become more while it is used."""
+
+    __slots__ = ("_client_id", "_identity", "_keys", "_lost", "key_id")
 
     def __init__(
         self, client_id: str, keys: Mapping[bytes, bytes], lost: Mapping[bytes, SealError], identity: bytes
     ) -> None:
         self._client_id = client_id
-        self._keys = {key_id: AESGCM(key) for key_id, key in keys.items()}
-        self._current = list(keys)[-1]
-        self._lost = dict(lost)
+        self._keys: dict[bytes, AESGCM] = {}
         self._identity = identity
+        self.take(keys, lost)
+
+    def take(self, keys: Mapping[bytes, bytes], lost: Mapping[bytes, SealError]) -> None:
+        """Takes over the client's keys as they are now, the newest last, and why some don't open.
+
+        One that it had stays, even if nobody could open it again.
+        """
+        self._keys |= {key_id: AESGCM(key) for key_id, key in keys.items() if key_id not in self._keys}
+        self._lost = {key_id: why for key_id, why in lost.items() if key_id not in self._keys}
+        self.key_id = list(keys)[-1]
+        """Of the key that seals."""
+
+    def knows(self, sealed: bytes) -> bool:
+        """Whether the key of a value is one of those that are known, opened or not."""
+        key_id = key_of(sealed)
+        return key_id in self._keys or key_id in self._lost
 
     def seal(self, plaintext: bytes, *aad: str) -> bytes:
         """Seals a value, bound to this client and to `aad`: what it is and where it belongs."""
-        header = _FORMAT + self._current
+        header = _FORMAT + self.key_id
         probes.probe("seal.sealing")
         nonce = secrets.token_bytes(_NONCE_BYTES)
-        return header + nonce + self._keys[self._current].encrypt(nonce, plaintext, self._bound(header, aad))
+        return header + nonce + self._keys[self.key_id].encrypt(nonce, plaintext, self._bound(header, aad))
 
     def open(self, sealed: bytes, *aad: str) -> bytes:
         """Opens a value. Raises KeyMissing or SealBroken."""
@@ -259,11 +319,11 @@ class ClientSealer:
 class Vault:
     """Hands out the clients' sealers. Made by `Vault.unlock`."""
 
-    __slots__ = ("_identity", "_master_keys", "_sealers", "_store", "system")
+    __slots__ = ("_identity", "_sealers", "_store", "master_keys", "system")
 
     def __init__(self, store: Store, master_keys: MasterKeys, system: ClientSealer, identity: bytes) -> None:
         self._store = store
-        self._master_keys = master_keys
+        self.master_keys = master_keys
         self._identity = identity
         self._sealers: dict[str, ClientSealer] = {}
         self.system = system
@@ -276,31 +336,72 @@ class Vault:
         identity = await _secret(store, system, "card identity")
         return cls(store, master_keys, system, identity)
 
-    async def client(self, client_id: str) -> ClientSealer:
-        """The sealer of a client; its first call makes the client's data key."""
+    async def client(self, client_id: str, to_open: Iterable[bytes] = ()) -> ClientSealer:
+        """The sealer of a client; its first call makes the client's data key.
+
+        Another process may have sealed `to_open` under a key that isn't known here yet: it is looked up.
+        """
         if not client_id:
             raise ValueError("the empty client id is the service's own")
         sealer = self._sealers.get(client_id)
         if sealer is None:
-            made = await _sealer(self._store, self._master_keys, client_id, self._identity)
+            made = await _sealer(self._store, self.master_keys, client_id, self._identity)
             sealer = self._sealers.setdefault(client_id, made)
+        if not all(map(sealer.knows, to_open)):
+            await self.learn(client_id)
         return sealer
+
+    def use(self, master_keys: MasterKeys) -> None:
+        """Takes over changed master keys. Data keys that are open stay so."""
+        self.master_keys = master_keys
+
+    async def learn(self, client_id: str) -> None:
+        """Takes over the keys that a client ("" is the service itself) has now."""
+        self._take(client_id, await self._store.data_keys(client_id))
+
+    async def learn_all(self) -> None:
+        """The same for all whose keys are in use here."""
+        rings: dict[str, list[WrappedKey]] = {}
+        for key in await self._store.all_data_keys():
+            rings.setdefault(key.client_id, []).append(key)
+        for client_id, keys in rings.items():
+            self._take(client_id, keys)
+
+    def _take(self, client_id: str, keys: Sequence[WrappedKey]) -> None:
+        sealer = self._sealers.get(client_id) if client_id else self.system
+        if sealer is not None and keys:
+            try:
+                sealer.take(*_opened(self.master_keys, keys))
+            except SealError as error:
+                # It goes on with the keys that it has; those who need the new one hear why.
+                log.error("a new data key can't be used", client=client_id or "the service", why=str(error))
 
     async def secret(self, name: str) -> bytes:
         """A random key of 32 bytes that all processes of this store share; made by the first that asks."""
         return await _secret(self._store, self.system, name)
 
     def __repr__(self) -> str:
-        return f"Vault({self._master_keys!r})"
+        return f"Vault({self.master_keys!r})"
 
 
 async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identity: bytes) -> ClientSealer:
     wrapped = await store.data_keys(client_id)
     if not wrapped:
-        new = master_keys.wrap(secrets.token_bytes(_KEY_ID_BYTES), client_id, secrets.token_bytes(_KEY_BYTES))
+        new = master_keys.new_key(client_id)
         probes.probe("seal.key")
         # Another process may have been faster: what the store says is the key.
         wrapped = [await store.add_data_key(new)]
+    keys, lost = _opened(master_keys, wrapped)
+    return ClientSealer(client_id, keys, lost, identity)
+
+
+def _opened(
+    master_keys: MasterKeys, wrapped: Sequence[WrappedKey]
+) -> tuple[Mapping[bytes, bytes], Mapping[bytes, SealError]]:
+    """Opens a client's data keys: those that can be, the newest in any case and as the last, and why others can't.
+
+    Raises SealError.
+    """
     *older, newest = wrapped
     keys: dict[bytes, bytes] = {}
     lost: dict[bytes, SealError] = {}
@@ -311,7 +412,7 @@ async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identit
             # Only what was sealed under it is out of reach; whoever asks for that hears why.
             lost[key.key_id] = error
     keys[newest.key_id] = master_keys.unwrap(newest)
-    return ClientSealer(client_id, keys, lost, identity)
+    return keys, lost
 
 
 async def _secret(store: Store, system: ClientSealer, name: str) -> bytes:

@@ -121,7 +121,6 @@ async def test_a_file_that_holds_no_cards_is_refused(
         ("resolve", "ORDER1", "N1", "--decision", "delivered", "--reason", "x", "--rest", "perhaps"),
         ("resolve", "ORDER1", "--decision", "fail", "--reason", "x"),
         ("list", "--limit", "0"),
-        ("audit", "--limit", "0"),
     ],
 )
 async def test_wrong_usage(operator: Scripted, rewardctl: Rewardctl, arguments: tuple[str, ...]) -> None:
@@ -137,12 +136,3 @@ async def test_a_refused_decision(operator: Scripted, rewardctl: Rewardctl) -> N
     ended = await rewardctl("resolve", "O", "N1", "--decision", "fail", "--reason", "x", command="review")
 
     assert (ended.code, ended.err) == (4, "rewardctl: not for purchase N1: dead (DECISION_REFUSED)\n")
-
-
-async def test_the_record_of_decisions(operator: Scripted, rewardctl: Rewardctl) -> None:
-    """Newest first, as many as wanted."""
-    table = await rewardctl("audit", "--output", "table", command="review")
-    lines = await rewardctl("audit", "--limit", "1", command="review")
-
-    assert table.out.splitlines()[1].split() == ["operator", "(Li)", "pause", "kss_a", "prices", "are", "wrong"]
-    assert [line["what"] for line in lines.lines] == ["pause"]

@@ -78,6 +78,18 @@ UNKNOWN = pb.SupplierCallback(
 )
 
 
+KEY_RINGS = [
+    pb.KeyRing(key_id="aa", count=1, master_key_ids=["k-1"]),
+    pb.KeyRing(
+        client_id="shop",
+        key_id="bb",
+        count=2,
+        master_key_ids=["k-1", "k-2"],
+        rotation=pb.Rotation(begin_time=Timestamp(seconds=1_800_000_000), resealed=12, unopened=1),
+    ),
+]
+
+
 @dataclass
 class Scripted(operator_service_pb2_grpc.OperatorServiceServicer):
     """Answers what a test says, and keeps what it was asked."""
@@ -85,6 +97,7 @@ class Scripted(operator_service_pb2_grpc.OperatorServiceServicer):
     suppliers: list[pb.Supplier] = field(default_factory=lambda: [PAUSED, READY])
     refusal: Refusal | None = None
     asked: list[Any] = field(default_factory=list)
+    audit: list[pb.AuditEntry] = field(default_factory=list)
 
     async def ListSuppliers(self, request: pb.ListSuppliersRequest, context: Any) -> pb.ListSuppliersResponse:
         await self._take(request, context)
@@ -128,7 +141,17 @@ class Scripted(operator_service_pb2_grpc.OperatorServiceServicer):
     async def ListAuditEntries(self, request: pb.ListAuditEntriesRequest, context: Any) -> pb.ListAuditEntriesResponse:
         await self._take(request, context)
         more = "" if request.page_token else "page 2"
+        if self.audit:
+            return pb.ListAuditEntriesResponse(entries=self.audit)
         return pb.ListAuditEntriesResponse(entries=[ENTRY_OF_PAUSE], next_page_token=more)
+
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
+        await self._take(request, context)
+        return pb.ListKeysResponse(keys=KEY_RINGS, master_key_id="k-2")
+
+    async def RotateKeys(self, request: pb.RotateKeysRequest, context: Any) -> pb.RotateKeysResponse:
+        await self._take(request, context)
+        return pb.RotateKeysResponse(keys=KEY_RINGS[1:])
 
     async def _take(self, request: Any, context: Any) -> None:
         self.asked.append(request)

@@ -13,6 +13,7 @@ from google.protobuf import json_format
 
 from reward_adapters.contract import AfterSale, NotSent, NotSentCause, RefusedFor, Traits
 from reward_server.access import Caller, Permission
+from reward_server.auditing import AuditLog
 from reward_server.clock import Clock
 from reward_server.domain.deciding import Decision, Verdict
 from reward_server.domain.moves import intend
@@ -77,7 +78,13 @@ async def explain(rig: Rig, order: Order) -> pb.Order:
     cards = CardReader(rig.store, rig.vault)
     hub = Hub(rig.store, UpdateEncoder(cards, tokens))
     parts = StreamParts(
-        store=rig.store, hub=hub, tokens=tokens, cards=cards, metrics=rig.metrics, now_ms=rig.clock.now_ms
+        store=rig.store,
+        hub=hub,
+        tokens=tokens,
+        cards=cards,
+        audit=AuditLog(rig.store, rig.metrics, now_ms=rig.clock.now_ms),
+        metrics=rig.metrics,
+        now_ms=rig.clock.now_ms,
     )
     interceptor._caller.set(Caller("ops", frozenset({Permission.OPERATE})))
     request = GetOrderRequest(order_id=order.order_id, view=pb.ORDER_VIEW_EXPLAINED)

@@ -127,7 +127,7 @@ async def test_a_part_is_delivered_and_the_rest_fails(operated: Operated) -> Non
     resolved = (await operated.call("ResolveOrder", **about(order, "DELIVERED", cards=cards, rest=pb.REST_FAIL))).order
     assert (resolved.state, resolved.delivered_quantity) == (order_pb.ORDER_STATE_PARTIALLY_FULFILLED, 1)
     assert resolved.failure.message == WHY
-    [entry] = (await operated.call("ListAuditEntries")).entries
+    [entry] = (await operated.call("ListAuditEntries", only_decisions=True)).entries
     assert entry.what == "delivered_rest_fail"
 
 
@@ -161,7 +161,7 @@ async def test_a_decision_that_does_not_fit_is_refused(operated: Operated) -> No
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "DECISION_REFUSED")
     assert refusal.metadata["purchase_number"] == order.purchases[0].number
     assert (refusal.metadata["order_id"], refusal.metadata["state"]) == (order.order_id, "accepted")
-    assert not (await operated.call("ListAuditEntries")).entries
+    assert not (await operated.call("ListAuditEntries", only_decisions=True)).entries
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ async def test_an_account_is_paused_and_resumed(operated: Operated) -> None:
     resumed = (await operated.call("ResumeSupplier", supplier="kss_a", reason="fine")).supplier
     assert (resumed.state, resumed.paused_by) == (pb.SUPPLIER_STATE_READY, "")
     assert [account.name for account in operated.world.woken] == ["kss_a"]
-    entries = (await operated.call("ListAuditEntries")).entries
+    entries = (await operated.call("ListAuditEntries", only_decisions=True)).entries
     assert [(entry.what, entry.by, entry.reason, entry.supplier) for entry in entries] == [
         ("resume", "operator", "fine", "kss_a"),
         ("pause", "operator (Li)", "odd", "kss_a"),
@@ -268,10 +268,10 @@ async def test_the_record_comes_newest_first_and_page_by_page(operated: Operated
     order = await in_review(operated)
     await operated.call("PauseSupplier", supplier="kss_a", reason="odd")
     await operated.call("ResolveOrder", **about(order))
-    newest = await operated.call("ListAuditEntries", page_size=1)
+    newest = await operated.call("ListAuditEntries", only_decisions=True, page_size=1)
     [entry] = newest.entries
     assert (entry.what, entry.order_id, entry.purchase_number) == ("fail", order.order_id, order.purchases[0].number)
-    oldest = await operated.call("ListAuditEntries", page_size=1, page_token=newest.next_page_token)
+    oldest = await operated.call("ListAuditEntries", only_decisions=True, page_size=1, page_token=newest.next_page_token)
     assert ([entry.what for entry in oldest.entries], oldest.next_page_token) == (["pause"], "")
 
 

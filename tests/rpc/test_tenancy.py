@@ -108,6 +108,7 @@ CASES: Mapping[str, Naming] = {
     "OperatorService/ResolveOrder:order_id": order_id,
     "OperatorService/ResolveOrder:purchase_number": purchase_number,
     "OperatorService/ListAuditEntries:page_token": page_token,
+    "OperatorService/ListAuditEntries:order_id": order_id,
 }
 
 HARMLESS: Mapping[str, str] = {
@@ -128,7 +129,8 @@ HARMLESS: Mapping[str, str] = {
     "cards.instructions deliver_kept_cards reason actor rest",
     "OperatorService/PauseSupplier": "supplier reason actor",
     "OperatorService/ResumeSupplier": "supplier reason actor",
-    "OperatorService/ListAuditEntries": "page_size",
+    "OperatorService/ListAuditEntries": "page_size only_decisions",
+    "OperatorService/RotateKeys": "client_id only_wrap reason actor",
 }
 """Fields that choose among what the caller may see anyway, or are stored."""
 

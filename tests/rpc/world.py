@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from reward_adapters.contract import Card, CardKind, Dealer, ProductKind, RecipientKind
 from reward_adapters.money import yuan
 from reward_server.access import Access, Client, Permission, key_hash
+from reward_server.auditing import AuditLog
 from reward_server.catalogue import Catalogue, FormField, Product, ProductOffer
 from reward_server.clock import Clock
 from reward_server.domain import moves
@@ -34,6 +35,7 @@ from reward_server.engine.outlook import Outlook
 from reward_server.engine.reviews import Reviews
 from reward_server.errors import ClientOrderIdReused, OrderNotCancellable, ProductNotFound, ProductNotOrderable
 from reward_server.hub import Hub
+from reward_server.keyring import Keyring
 from reward_server.metrics import Metrics
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
@@ -375,11 +377,15 @@ async def world(
     measured: RpcMetrics = metrics
     cards = CardReader(store, vault)
     hub = Hub(store, UpdateEncoder(cards, tokens), tail_updates=tail_updates, pending_updates=pending_updates)
+    audit = AuditLog(store, metrics, now_ms=clock.now_ms)
+    audit.start("a test")
+    keyring = Keyring(store, vault, clock=clock)
     parts = StreamParts(
         store=store,
         hub=hub,
         tokens=tokens,
         cards=cards,
+        audit=audit,
         metrics=measured,
         now_ms=clock.now_ms,
         stall_seconds=stall_seconds,
@@ -406,7 +412,13 @@ async def world(
         reward_service=RewardService(shop, parts, default_heartbeat=heartbeat),
         catalog_service=CatalogService(catalogue, shop, tokens),
         operator_service=OperatorService(
-            inquiries=inquiries, reviews=reviews, store=store, opener=vault.system, tokens=tokens, cards=cards
+            inquiries=inquiries,
+            reviews=reviews,
+            store=store,
+            opener=vault.system,
+            tokens=tokens,
+            cards=cards,
+            keyring=keyring,
         ),
         interceptor=RpcInterceptor(access, measured, max_message_bytes),
         hub=hub,
@@ -426,6 +438,7 @@ async def world(
         await inquiries.close()
         for account in accounts.values():
             await account.close()
+        await audit.close()
         await real.close()
 
 

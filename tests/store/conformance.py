@@ -714,6 +714,24 @@ class AuditConformance:
         assert [entry.what for entry in entries[:6]] == ["read", "pause", "delivered", "stream", "stream", "resume"]
         assert_chained(entries)
 
+    async def test_decisions_are_told_from_readings_and_orders_from_others(self, store: Store) -> None:
+        """Each filter alone and both, page by page."""
+        whats = ["start", "read", "pause", "read", "stream", "fail", "erase", "read"]
+        orders = ["", "a", "", "b", "", "a", "", "a"]
+        for what, order_id in zip(whats, orders, strict=True):
+            await store.record([an_entry(what, order_id=order_id)])
+
+        async def found(**filters: Any) -> list[str]:
+            entries: list[AuditEntry] = []
+            while page := await store.audit(entries[-1].entry_id if entries else 0, 2, **filters):
+                entries += page
+            return [entry.what for entry in entries]
+
+        assert await found() == whats[::-1]
+        assert await found(only_decisions=True) == ["fail", "pause"]
+        assert await found(order_id="a") == ["read", "fail", "read"]
+        assert await found(order_id="a", only_decisions=True) == ["fail"]
+
     async def test_entries_that_are_written_at_once_are_chained_all_the_same(self, store: Store) -> None:
         """Each has a place of its own, without a gap."""
         await asyncio.gather(

@@ -1,7 +1,7 @@
 """The calls of `RewardClient` that are for the people who run the service."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from grpc import aio
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class OperatorCalls(ABC):
-    """Supplier accounts, their products and their callbacks; orders that a person should look at, and decisions.
+    """Supplier accounts, their products and callbacks; orders that a person should look at, decisions, audit and keys.
 
     Need a key with the permission to operate. `reason` is why somebody decides so (1 to 500 characters), `actor` the
     person where several share a key; both are recorded.
@@ -111,9 +111,29 @@ class OperatorCalls(ABC):
         request = pb.ResumeSupplierRequest(supplier=supplier, reason=reason, actor=actor)
         return (await self._call(self._operator().ResumeSupplier, request)).supplier
 
-    async def audit_entries(self, *, page_size: int = 0) -> AsyncIterator[pb.AuditEntry]:
-        """Yields what operators decided, newest first, page after page."""
-        request = pb.ListAuditEntriesRequest(page_size=page_size)
+    async def keys(self) -> pb.ListKeysResponse:
+        """The keys that seal cards, by client, and how far rotations have got; no key itself."""
+        return await self._call(self._operator().ListKeys, pb.ListKeysRequest())
+
+    async def rotate_keys(
+        self, client_id: str = "", *, reason: str, only_wrap: bool = False, actor: str = ""
+    ) -> Sequence[pb.KeyRing]:
+        """Gives a client, or everybody, a new data key; what older ones sealed is sealed again in the background.
+
+        `only_wrap` makes none: it wraps those that there are by the current master key. Returns the keys as they are
+        then. Raises PreconditionError, and changes nothing, when a key doesn't open.
+        """
+        request = pb.RotateKeysRequest(client_id=client_id, only_wrap=only_wrap, reason=reason, actor=actor)
+        return (await self._call(self._operator().RotateKeys, request)).keys
+
+    async def audit_entries(
+        self, *, only_decisions: bool = False, order_id: str = "", page_size: int = 0
+    ) -> AsyncIterator[pb.AuditEntry]:
+        """Yields who read which cards and what operators decided, newest first, page after page.
+
+        `only_decisions`: only what people decided; with an order, only the entries that name it.
+        """
+        request = pb.ListAuditEntriesRequest(page_size=page_size, only_decisions=only_decisions, order_id=order_id)
         while True:
             page = await self._call(self._operator().ListAuditEntries, request)
             for entry in page.entries:

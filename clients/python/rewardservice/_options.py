@@ -42,6 +42,7 @@ class Exit(IntEnum):
     NOT_ALLOWED = 5
     UNAVAILABLE = 6
     UNDECIDED = 7
+    NOT_VERIFIED = 8
     INTERNAL = 70
     INTERRUPTED = 130
 
@@ -49,7 +50,8 @@ class Exit(IntEnum):
 EXIT_CODES = (
     "Exit codes: 0 done; 1 the watched order failed, was cancelled or delivered in part; 2 wrong usage; 3 not found; "
     "4 the request was refused (invalid, not orderable, too dear, id in use); 5 no key, wrong key or no permission; "
-    "6 unreachable or out of time; 7 the order needs a review or its outcome is unknown; 70 a defect; 130 interrupted."
+    "6 unreachable or out of time; 7 the order needs a review or its outcome is unknown; 8 the audit was changed; "
+    "70 a defect; 130 interrupted."
 )
 
 _BY_ERROR: Sequence[tuple[type[RewardError], Exit]] = (

@@ -134,31 +134,6 @@ async def resolve(
     return Exit.OK
 
 
-@review_app.command
-async def audit(*, limit: int = 50, options: Given) -> int:
-    """List what operators decided, newest first.
-
-    Parameters
-    ----------
-    limit
-        At most so many; 50 if not given.
-    """
-    output = Output(options.output)
-    if limit < 1:
-        raise UsageError("--limit must be at least 1")
-    entries: list[pb.AuditEntry] = []
-    async with options.client() as client:
-        async for entry in client.audit_entries(page_size=min(limit, 200)):
-            entries.append(entry)
-            if output.json:
-                output.message(entry)
-            if len(entries) >= limit:
-                break
-    if not output.json:
-        output.table(audit_table(entries))
-    return Exit.OK
-
-
 def read_cards(file: Path) -> Iterator[pb.EnteredCard]:
     """The cards of a file, one JSON object on each line. Secrets stay out of every message."""
     try:
@@ -213,30 +188,6 @@ def notes(reviews: Iterable[pb.Review]) -> Iterator[Text]:
         for item in review.open:
             if item.detail:
                 yield Text(f"{clean(item.purchase_number)}  {clean(item.detail)}")
-
-
-def audit_table(entries: Iterable[pb.AuditEntry]) -> Fitted:
-    """One row per decision."""
-    table = Fitted(
-        Column("TIME"),
-        Column("BY"),
-        Column("WHAT"),
-        Column("SUPPLIER", leaves=2),
-        Column("ORDER"),
-        Column("PURCHASE", leaves=1),
-        Column("REASON", least=20, folds=True),
-    )
-    for entry in entries:
-        table.add_row(
-            _time(entry.time),
-            clean(entry.by),
-            clean(entry.what),
-            clean(entry.supplier),
-            clean(entry.order_id),
-            clean(entry.purchase_number),
-            clean(entry.reason),
-        )
-    return table
 
 
 def _time(time: Timestamp) -> str:

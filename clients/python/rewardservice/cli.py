@@ -15,8 +15,10 @@ from rewardservice.v1 import order_pb2
 try:
     from cyclopts import App, CycloptsError, Group, Parameter
 
+    from rewardservice._audit import audit_app
     from rewardservice._demo import DEMO_SECONDS
     from rewardservice._demo import demo as run_demo
+    from rewardservice._keys import keys_app
     from rewardservice._options import EXIT_CODES, Exit, Given, Options, UsageError, exit_for_error
     from rewardservice._orders import order_app
     from rewardservice._output import Output, complain, print_product, products_table
@@ -41,6 +43,8 @@ app.command(order_app)
 app.command(products_app)
 app.command(suppliers_app)
 app.command(review_app)
+app.command(audit_app)
+app.command(keys_app)
 
 
 @app.meta.default

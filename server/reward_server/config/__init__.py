@@ -23,6 +23,7 @@ from reward_server.config.sections import (
     CLIENT_STAND_INS,
     Address,
     CallbackSettings,
+    CardSettings,
     ClientEntry,
     GrpcSettings,
     HttpSettings,
@@ -45,6 +46,7 @@ __all__ = [
     "AccountSettings",
     "Address",
     "CallbackSettings",
+    "CardSettings",
     "ConfigError",
     "GrpcSettings",
     "HttpSettings",
@@ -73,6 +75,7 @@ class Settings:
     store: StoreSettings
     logging: LoggingSettings
     stream: StreamSettings
+    cards: CardSettings
     jwt: JwtSettings
     master_keys: MasterKeys = field(repr=False)
     clients: tuple[Client, ...]
@@ -130,6 +133,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     store = _section(sources, "store", StoreSettings)
     logging = _section(sources, "logging", LoggingSettings)
     stream = _section(sources, "stream", StreamSettings)
+    cards = _section(sources, "cards", CardSettings)
     master_keys = _master_keys(sources)
     jwt = _section(sources, "jwt", JwtSettings)
     _check_jwt(sources, jwt)
@@ -147,6 +151,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         store=store,
         logging=logging,
         stream=stream,
+        cards=cards,
         jwt=jwt,
         master_keys=master_keys,
         clients=clients or DEV_CLIENTS,
@@ -166,6 +171,7 @@ _TABLES: dict[str, type[Section]] = {
     "store": StoreSettings,
     "logging": LoggingSettings,
     "stream": StreamSettings,
+    "cards": CardSettings,
     "jwt": JwtSettings,
 }
 _OTHERS: dict[str, type[Section] | None] = {

@@ -247,6 +247,12 @@ class StreamSettings(Section):
     heartbeat_seconds: int = Field(15, ge=1, le=60)
 
 
+class CardSettings(Section):
+    """What is kept of cards."""
+
+    erase_after_days: int | None = Field(None, ge=1, le=36_500)
+
+
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _PLACEHOLDER = "replace-this"
 """Begins the hashes of the sample, so that nobody runs with keys that nobody has."""

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -66,7 +66,7 @@ class Happening:
     """Milliseconds; when a look was begun."""
     send: int = 0
     """Which of the purchase's requests this answers, or is about; see `moves.Circumstances`."""
-    raw: bytes | None = None
+    raw: bytes | None = field(default=None, repr=False)
     """The supplier's answer, to be kept (sealed) if it leaves a doubt."""
 
 

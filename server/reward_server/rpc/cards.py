@@ -4,13 +4,14 @@ doubt what suppliers said."""
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from reward_adapters.contract import Card
 from reward_server.domain.order import Order
-from reward_server.hub import Cards
+from reward_server.hub import Cards, ErasedCard
 from reward_server.resume import Tokens
 from reward_server.rpc.messages import stream_update, update_message
-from reward_server.rpc.ports import CardVault, Opener
+from reward_server.rpc.ports import CardOpener, CardVault, Opener
 from reward_server.sealing import SealError
-from reward_server.store import KeptAnswer, Store, Update
+from reward_server.store import KeptAnswer, SealedCard, Store, Update
 
 MAX_ANSWERS = 20
 """Kept answers that are shown of an order."""
@@ -30,12 +31,12 @@ class CardReader:
             return [()] * len(orders)
         client_id = orders[0].client_id
         stored = await self._store.cards(client_id, list(with_cards))
-        opener = await self._vault.client(client_id)
+        to_open = [card.sealed for cards in stored.values() for card in cards if not card.erased_at]
+        opener = await self._vault.client(client_id, to_open)
         opened = {
-            order_id: [(card.version, card.card_no, opener.open_card(card.sealed, order_id, card.card_no))
-                       for card in cards]
+            order_id: [(card.version, card.card_no, _opened_card(opener, order_id, card)) for card in cards]
             for order_id, cards in stored.items()
-        }  # fmt: skip
+        }
         return [
             [(card_no, card) for version, card_no, card in opened.get(order.order_id, ()) if version <= order.version]
             if order.card_count
@@ -51,13 +52,19 @@ class CardReader:
         kept = await self._store.answers(order.client_id, order.order_id)
         if not kept:
             return
-        opener = await self._vault.client(order.client_id)
+        opener = await self._vault.client(order.client_id, [one.sealed for one in kept if not one.erased_at])
         for answer in kept[-MAX_ANSWERS:]:
             yield answer, _opened(opener, order.order_id, answer)
             await asyncio.sleep(0)
 
 
+def _opened_card(opener: CardOpener, order_id: str, card: SealedCard) -> Card | ErasedCard:
+    return ErasedCard(card.erased_at) if card.erased_at else opener.open_card(card.sealed, order_id, card.card_no)
+
+
 def _opened(opener: Opener, order_id: str, answer: KeptAnswer) -> bytes | SealError:
+    if answer.erased_at:
+        return b""
     try:
         return opener.open(answer.sealed, "answer", order_id, answer.number)
     except SealError as error:

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars
 
 from reward_server.access import Caller, Permission
 from reward_server.errors import MessageTooLarge, PermissionDenied, RewardError, Unauthenticated
@@ -43,6 +43,8 @@ ALLOWED: Mapping[str, tuple[Permission, ...]] = {
     "OperatorService/PauseSupplier": (Permission.OPERATE,),
     "OperatorService/ResumeSupplier": (Permission.OPERATE,),
     "OperatorService/ListAuditEntries": (Permission.OPERATE,),
+    "OperatorService/ListKeys": (Permission.OPERATE,),
+    "OperatorService/RotateKeys": (Permission.OPERATE,),
 }
 """Which permissions open a method: one of them is enough. A method that isn't listed stops the first call to it."""
 
@@ -61,6 +63,12 @@ _log = structlog.stdlib.get_logger(__name__)
 def current_caller() -> Caller:
     """Who sent the current request."""
     return _caller.get()
+
+
+def current_call() -> str:
+    """How the current request is named in the audit: its method, and the id that finds it in the log."""
+    bound = get_contextvars()
+    return f"{bound.get('method', '')}, request {bound.get('request_id', '')}"
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):

@@ -29,7 +29,7 @@ from reward_server.domain.order import (
 )
 from reward_server.engine.ordering import NotOrderable
 from reward_server.engine.outlook import Outlook
-from reward_server.hub import Cards
+from reward_server.hub import Cards, ErasedCard
 from reward_server.outline import outline
 from reward_server.store import KeptAnswer
 from rewardservice.v1 import catalog_service_pb2 as catalog_pb
@@ -146,9 +146,12 @@ def masked_number(card: Card) -> str:
 
 
 def card_message(
-    order_id: str, card_no: int, card: Card, *, full: bool, after_sale: AfterSale | None = None
+    order_id: str, card_no: int, card: Card | ErasedCard, *, full: bool, after_sale: AfterSale | None = None
 ) -> pb.Card:
     """A card, in full or with everything left out that redeems it; `after_sale` is what became of it since."""
+    if isinstance(card, ErasedCard):
+        card_id, erased = f"{order_id}/{card_no}", timestamp(card.at)
+        return pb.Card(card_id=card_id, masked=not full, after_sale=_after_sale(after_sale), erase_time=erased)
     message = pb.Card(
         card_id=f"{order_id}/{card_no}",
         kind=CARD_KINDS[card.kind],
@@ -289,7 +292,9 @@ def add_answer(message: pb.Order, kept: KeptAnswer, opened: bytes | Exception) -
     if purchase is None:
         return
     shown = purchase.answers.add(time=timestamp(kept.at), source=kept.source)
-    if isinstance(opened, bytes):
+    if kept.erased_at:
+        shown.erase_time.CopyFrom(timestamp(kept.erased_at))
+    elif isinstance(opened, bytes):
         shown.size, shown.outline = len(opened), outline(opened)
     else:
         shown.outline = f"can't be opened: {opened}"

@@ -10,6 +10,7 @@ from reward_server.domain.order import Order
 from reward_server.engine.account import Account, AccountState
 from reward_server.engine.inquiries import Balance, Inquiries
 from reward_server.engine.reviews import ReviewFilter, Reviews, place_of
+from reward_server.keyring import KeyRing, Keyring
 from reward_server.outline import outline
 from reward_server.resume import PageTokenInvalid, Tokens
 from reward_server.rpc import validation
@@ -54,7 +55,9 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
         opener: Opener,
         tokens: Tokens,
         cards: CardReader,
+        keyring: Keyring,
     ) -> None:
+        self._keyring = keyring
         self._inquiries = inquiries
         self._reviews = reviews
         self._cards = cards
@@ -156,16 +159,32 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
 
     async def ListAuditEntries(self, request: pb.ListAuditEntriesRequest, context: Any) -> pb.ListAuditEntriesResponse:
         """What operators decided, newest first."""
-        page_size, page_token = validation.audit_request(request)
-        query = ("ListAuditEntries", current_caller().client_id)
-        place = self._place(query, page_token)
-        found = await self._store.audit(int(place) if place else 0, page_size + 1)
-        page = found[:page_size]
+        asked = validation.audit_request(request)
+        query = ("ListAuditEntries", current_caller().client_id, str(asked.only_decisions), asked.order_id)
+        place = self._place(query, asked.page_token)
+        found = await self._store.audit(
+            int(place) if place else 0,
+            asked.page_size + 1,
+            only_decisions=asked.only_decisions,
+            order_id=asked.order_id,
+        )
+        page = found[: asked.page_size]
         more = len(found) > len(page)
         return pb.ListAuditEntriesResponse(
             entries=[_audit_entry(entry) for entry in page],
             next_page_token=self._tokens.page_token(query, str(page[-1].entry_id)) if more else "",
         )
+
+    async def ListKeys(self, request: pb.ListKeysRequest, context: Any) -> pb.ListKeysResponse:
+        """The keys that seal, and how far rotations have got."""
+        rings = await self._keyring.rings()
+        return pb.ListKeysResponse(keys=map(_key_ring, rings), master_key_id=self._keyring.master_key_id)
+
+    async def RotateKeys(self, request: pb.RotateKeysRequest, context: Any) -> pb.RotateKeysResponse:
+        """Gives clients new data keys."""
+        asked = validation.rotate_request(request, current_caller())
+        rings = await self._keyring.rotate(asked.client_id, only_wrap=asked.only_wrap, by=asked.by, reason=asked.reason)
+        return pb.RotateKeysResponse(keys=map(_key_ring, rings))
 
     def _place(self, query: Sequence[str], page_token: str) -> str:
         try:
@@ -197,6 +216,9 @@ class OperatorService(pb_grpc.OperatorServiceServicer):
 
     def _callback(self, record: CallbackRecord) -> pb.SupplierCallback:
         message = pb.SupplierCallback(time=timestamp(record.at), number=_text(record.number), order_id=record.order_id)
+        if record.erased_at:
+            message.erase_time.CopyFrom(timestamp(record.erased_at))
+            return message
         try:
             body = self._opener.open(record.sealed, "callback", record.account, record.digest.hex())
         except SealError as error:
@@ -244,7 +266,27 @@ def _audit_entry(entry: AuditEntry) -> pb.AuditEntry:
         order_id=entry.order_id,
         purchase_number=entry.number,
         reason=entry.reason,
+        client_id=entry.client_id,
+        first_position=entry.first_position,
+        last_position=entry.last_position,
+        cards=entry.cards,
+        chain=entry.chain,
+        place=entry.place,
+        hash=entry.hash,
     )
+
+
+def _key_ring(ring: KeyRing) -> pb.KeyRing:
+    message = pb.KeyRing(
+        client_id=ring.client_id, key_id=ring.key_id.hex(), count=ring.count, master_key_ids=ring.master_key_ids
+    )
+    if ring.rotation is not None:
+        message.rotation.begin_time.CopyFrom(timestamp(ring.rotation.began_at))
+        message.rotation.resealed = ring.rotation.resealed
+        message.rotation.unopened = ring.rotation.unopened
+        if ring.rotation.ended_at:
+            message.rotation.end_time.CopyFrom(timestamp(ring.rotation.ended_at))
+    return message
 
 
 def _review_place(order: Order) -> str:

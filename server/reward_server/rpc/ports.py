@@ -9,7 +9,7 @@ from reward_server.catalogue import Product
 from reward_server.domain.order import Order
 from reward_server.engine.ordering import NotOrderable, OrderRequest
 from reward_server.engine.outlook import Outlook
-from reward_server.store import Created
+from reward_server.store import AuditEntry, Created
 
 
 class Ordering(Protocol):
@@ -69,8 +69,26 @@ class ClientOpener(CardOpener, Opener, Protocol):
 class CardVault(Protocol):
     """Knows the clients' data keys."""
 
-    async def client(self, client_id: str, /) -> ClientOpener:
-        """The opener for what is sealed for a client."""
+    async def client(self, client_id: str, to_open: Iterable[bytes] = (), /) -> ClientOpener:
+        """The opener for what is sealed for a client; `to_open` is what it will be asked for."""
+
+
+class Audit(Protocol):
+    """Writes down who read which cards."""
+
+    async def record(self, entry: AuditEntry, /) -> None:
+        """Returns when the entry is on disk. Raises StoreError."""
+
+    def note(self, entry: AuditEntry, /) -> None:
+        """Writes the entry soon."""
+
+    def read(
+        self, by: str, *, how: str, cards: int, order_id: str = "", positions: tuple[int, int] = (0, 0)
+    ) -> AuditEntry:
+        """The entry for cards that a client read of its own orders."""
+
+    def streamed(self, by: str, *, how: str, cards: int, positions: tuple[int, int]) -> AuditEntry:
+        """The entry for what a stream has shown since the one before."""
 
 
 class UpDown(Protocol):

@@ -11,9 +11,10 @@ from reward_server.access import Permission
 from reward_server.domain.order import Order, OrderState
 from reward_server.engine.ordering import OrderRequest
 from reward_server.errors import OrderNotFound, ResumeTokenExpired
+from reward_server.hub import shown
 from reward_server.resume import PageTokenInvalid
 from reward_server.rpc import validation
-from reward_server.rpc.interceptor import current_caller
+from reward_server.rpc.interceptor import current_call, current_caller
 from reward_server.rpc.messages import View, add_answer, for_operators, order_message, update_message
 from reward_server.rpc.ports import Ordering
 from reward_server.rpc.streaming import StreamParts, UpdateStream, check_orders
@@ -38,6 +39,11 @@ class _Page:
     updates: list[pb.OrderUpdate]
     through: int
     more: bool
+
+    @property
+    def cards(self) -> int:
+        """How many cards there are to see in them."""
+        return sum(not card.HasField("erase_time") for update in self.updates for card in update.order.cards)
 
 
 class RewardService(pb_grpc.RewardServiceServicer):
@@ -137,7 +143,7 @@ class RewardService(pb_grpc.RewardServiceServicer):
         """Streams updates. Writes bytes to the context instead of yielding messages: they are shared by all streams."""
         caller = current_caller()
         asked = validation.stream_request(request, caller, self._default_heartbeat)
-        await UpdateStream(self._parts, caller.client_id, asked, context).run()
+        await UpdateStream(self._parts, caller.client_id, asked, context, call=current_call()).run()
 
     async def ListOrderUpdates(
         self,
@@ -153,6 +159,10 @@ class RewardService(pb_grpc.RewardServiceServicer):
         if asked.after:
             after = self._tokens.position(caller.client_id, asked.after, head)
         page = await self._updates(caller.client_id, asked, after, head)
+        if asked.full and page.cards:
+            audit, positions = self._parts.audit, (after + 1, page.through)
+            entry = audit.read(caller.client_id, how=current_call(), cards=page.cards, positions=positions)
+            await audit.record(entry)
         return pb.ListOrderUpdatesResponse(
             updates=page.updates,
             resume_token=self._tokens.resume_token(caller.client_id, head.epoch, page.through),
@@ -175,6 +185,10 @@ class RewardService(pb_grpc.RewardServiceServicer):
 
     async def _message(self, order: Order, view: View) -> Any:
         [cards] = await self._parts.cards.read([order])
+        if view is View.FULL and (count := shown(cards)):
+            audit = self._parts.audit
+            # Written before it is answered: what can't be recorded isn't shown.
+            await audit.record(audit.read(order.client_id, how=current_call(), cards=count, order_id=order.order_id))
         if view is not View.EXPLAINED:
             return order_message(order, cards, view)
         message = order_message(order, cards, view, self._ordering.outlook(order))

@@ -49,6 +49,8 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
     errors.PurchaseNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_PURCHASE_NOT_FOUND),
     errors.DecisionRefused: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_DECISION_REFUSED),
+    errors.ClientNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_CLIENT_NOT_FOUND),
+    errors.KeyNotOpened: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_KEY_NOT_OPENED),
     errors.SupplierNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_NOT_FOUND),
     errors.SupplierProductNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_PRODUCT_NOT_FOUND),
     errors.NotOfferedBySupplier: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_NOT_OFFERED_BY_SUPPLIER),
@@ -119,6 +121,8 @@ def _metadata(error: Exception) -> dict[str, str]:
             return {"permission": error.permission}
         case errors.OrderNotFound():
             return {"order_id": error.order_id}
+        case errors.ClientNotFound():
+            return {"client_id": error.client_id}
         case errors.OrderNotCancellable():
             return {"order_id": error.order_id, "state": error.state}
         case errors.ProductNotFound() | errors.ProductNotOrderable():

@@ -12,11 +12,11 @@ import grpc.aio
 
 from reward_server.domain.order import Order
 from reward_server.errors import OrderNotFound, ReaderTooSlow, ResumeTokenExpired, ServerDraining
-from reward_server.hub import Entry, Hub, LogPruned, Watcher
+from reward_server.hub import Entry, Hub, LogPruned, Watcher, shown
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader
 from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream_snapshot_end
-from reward_server.rpc.ports import Count, RpcMetrics
+from reward_server.rpc.ports import Audit, Count, RpcMetrics
 from reward_server.rpc.validation import Selector, Start, StreamRequest
 from reward_server.store import Head, SnapshotQuery, Store
 
@@ -29,6 +29,10 @@ SPREAD = 0.2
 """The share of `stream_seconds` by which streams end earlier than others: those that began together don't end so."""
 BEAT_SECONDS = 0.25
 """Heartbeats are up to so much late, so that those of thousands of silent streams share one timer."""
+AUDIT_SECONDS = 60.0
+"""Between two entries of the audit for what one stream has shown."""
+NAMED_ORDERS = 10
+"""Selected orders that such an entry names."""
 BEATS_AT_ONCE = 100
 """Streams woken before others have their turn: some milliseconds of work, also when all came back at once."""
 
@@ -111,6 +115,7 @@ class StreamParts:
     hub: Hub
     tokens: Tokens
     cards: CardReader
+    audit: Audit
     metrics: RpcMetrics
     now_ms: Callable[[], int]
     stall_seconds: float = STALL_SECONDS
@@ -246,6 +251,41 @@ class _Remaining:
         return not self._open
 
 
+class _Shown:
+    """What a stream in view FULL has shown since its last entry in the audit."""
+
+    __slots__ = ("_audit", "_cards", "_client_id", "_due", "_first", "_how", "_last", "_now")
+
+    def __init__(self, audit: Audit, client_id: str, how: str, now: Callable[[], float]) -> None:
+        self._audit = audit
+        self._client_id = client_id
+        self._how = how
+        self._now = now
+        self._first, self._last, self._cards = -1, 0, 0
+        self._due = now() + AUDIT_SECONDS
+
+    def add(self, first: int, last: int, cards: int) -> None:
+        """Takes what is about to be written: positions `first` to `last`, 0 to the head for a snapshot."""
+        if self._first < 0:
+            self._first = first
+        self._last = last
+        self._cards += cards
+
+    def look(self) -> None:
+        """Writes an entry if a minute is over."""
+        if self._now() >= self._due:
+            self.end()
+
+    def end(self) -> None:
+        """Writes an entry, if cards were shown."""
+        if self._cards:
+            positions = (self._first, self._last)
+            entry = self._audit.streamed(self._client_id, how=self._how, cards=self._cards, positions=positions)
+            self._audit.note(entry)
+        self._first, self._last, self._cards = -1, 0, 0
+        self._due = self._now() + AUDIT_SECONDS
+
+
 class UpdateStream:
     """One call of StreamOrderUpdates."""
 
@@ -255,7 +295,10 @@ class UpdateStream:
         client_id: str,
         request: StreamRequest,
         context: grpc.aio.ServicerContext[Any, bytes],
+        *,
+        call: str = "StreamOrderUpdates",
     ) -> None:
+        """`call` is how the audit names it."""
         self._parts = parts
         self._client_id = client_id
         self._request = request
@@ -263,6 +306,8 @@ class UpdateStream:
         self._remaining = _Remaining(request.selector) if request.until_terminal else None
         self._head = Head(0, 0, 0)
         self._loop = asyncio.get_running_loop()
+        how = call + _selected(request.selector)
+        self._shown = _Shown(parts.audit, client_id, how, self._loop.time) if request.full else None
         self._ends_at = self._loop.time() + parts.stream_seconds * random.uniform(1 - SPREAD, 1)
         """Looked at whenever something is written, a heartbeat at the latest."""
         self._position = 0
@@ -304,6 +349,8 @@ class UpdateStream:
             finally:
                 writer.close()
                 parts.metrics.streams.dec()
+                if self._shown is not None:
+                    self._shown.end()
 
     def _first_position(self) -> int:
         if self._request.start is Start.AFTER:
@@ -320,6 +367,8 @@ class UpdateStream:
                 cards = await self._parts.cards.read(page)
                 pairs = zip(page, cards, strict=True)
                 full = self._request.full
+                if self._shown is not None:
+                    self._shown.add(0, self._head.position, sum(map(shown, cards)))
                 await writer.write(stream_snapshot(order, its_cards, full=full) for order, its_cards in pairs)
             await writer.write([stream_snapshot_end(self._token())])
             self._has_place = True
@@ -368,12 +417,17 @@ class UpdateStream:
             if self._parts.hub.draining or self._loop.time() >= self._ends_at:
                 await self._beat(writer)
                 raise _draining()
+            if self._shown is not None:
+                self._shown.look()
             if writer.is_silent:
                 await self._beat(writer)
             await watcher.wait()
 
     def _messages(self, watcher: Watcher, entries: Iterable[Entry]) -> Iterator[bytes]:
         for entry in entries:
+            if self._shown is not None:
+                position = entry.update.position
+                self._shown.add(position, position, shown(entry.cards or ()))
             yield watcher.message(entry, full=self._request.full)
             # We come back here once it was written.
             self._position = entry.update.position
@@ -393,6 +447,14 @@ class UpdateStream:
 
     def _token(self) -> str:
         return self._parts.tokens.resume_token(self._client_id, self._head.epoch, self._position)
+
+
+def _selected(selector: Selector) -> str:
+    if selector.is_all:
+        return ""
+    names = [*selector.order_ids, *selector.client_order_ids]
+    more = "…" if len(names) > NAMED_ORDERS else ""
+    return f", of {len(names)} orders: {', '.join(names[:NAMED_ORDERS])}{more}"
 
 
 async def check_orders(store: Store, client_id: str, selector: Selector) -> None:

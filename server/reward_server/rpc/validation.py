@@ -200,6 +200,28 @@ class PauseRequest:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """A checked ListAuditEntriesRequest."""
+
+    page_size: int
+    page_token: str
+    only_decisions: bool
+    order_id: str
+    """"": of any."""
+
+
+@dataclass(frozen=True, slots=True)
+class RotateRequest:
+    """A checked RotateKeysRequest."""
+
+    client_id: str
+    """"": everybody's."""
+    only_wrap: bool
+    by: str
+    reason: str
+
+
 class _Check:
     """Collects violations."""
 
@@ -620,13 +642,32 @@ def pause_request(
     return read
 
 
-def audit_request(request: operator_pb.ListAuditEntriesRequest) -> tuple[int, str]:
-    """Reads a ListAuditEntriesRequest: the page's size and token. Raises InvalidRequest."""
+def audit_request(request: operator_pb.ListAuditEntriesRequest) -> AuditRequest:
+    """Reads a ListAuditEntriesRequest. Raises InvalidRequest."""
     check = _Check()
-    page_size = check.number("page_size", request.page_size, 1, MAX_PAGE, DEFAULT_PAGE)
-    page_token = check.token("page_token", request.page_token)
+    read = AuditRequest(
+        page_size=check.number("page_size", request.page_size, 1, MAX_PAGE, DEFAULT_PAGE),
+        page_token=check.token("page_token", request.page_token),
+        only_decisions=request.only_decisions,
+        order_id=check.order_id("order_id", request.order_id) if request.order_id else "",
+    )
     check.finish()
-    return page_size, page_token
+    return read
+
+
+def rotate_request(request: operator_pb.RotateKeysRequest, caller: Caller) -> RotateRequest:
+    """Reads a RotateKeysRequest. Raises InvalidRequest."""
+    check = _Check()
+    if len(request.client_id) > MAX_ID or _CONTROL.search(request.client_id):
+        check.fail("client_id", f"not a client's id; they have at most {MAX_ID} characters")
+    read = RotateRequest(
+        client_id=request.client_id,
+        only_wrap=request.only_wrap,
+        by=check.by("actor", request.actor, caller),
+        reason=check.reason("reason", request.reason),
+    )
+    check.finish()
+    return read
 
 
 def _card_kind(card: operator_pb.EnteredCard) -> CardKind:

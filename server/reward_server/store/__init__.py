@@ -459,8 +459,12 @@ class Store(Protocol):
     async def holds(self) -> list[Hold]:
         """The accounts that operators paused."""
 
-    async def audit(self, before: int, limit: int) -> list[AuditEntry]:
-        """One page of the audit, newest first: the entries before that one, 0 = from the newest on."""
+    async def audit(
+        self, before: int, limit: int, *, only_decisions: bool = False, order_id: str = ""
+    ) -> list[AuditEntry]:
+        """One page of the audit, newest first: the entries before that one, 0 = from the newest on. `only_decisions`:
+        only what people decided; with an order, only the entries that name it.
+        """
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:
         """Adds entries to this process's chain of the audit, in this order."""

@@ -88,6 +88,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """RESOURCE_EXHAUSTED: the order could cost more than is left of what this client may spend today, UTC (metadata
     "limit", "left" in yuan). Nothing was stored.
     """
+    ERROR_REASON_CLIENT_NOT_FOUND: _ErrorReason.ValueType  # 30
+    """NOT_FOUND: no client of that name has keys (metadata "client_id")."""
+    ERROR_REASON_KEY_NOT_OPENED: _ErrorReason.ValueType  # 31
+    """FAILED_PRECONDITION: a data key opens under none of the configured master keys; the message names both. Nothing was
+    changed.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reasons in google.rpc.ErrorInfo of every error, without the prefix, in domain "rewardservice.v1"."""
@@ -157,5 +163,11 @@ ERROR_REASON_TOO_MANY_ORDERS: ErrorReason.ValueType  # 28
 ERROR_REASON_SPEND_LIMIT_REACHED: ErrorReason.ValueType  # 29
 """RESOURCE_EXHAUSTED: the order could cost more than is left of what this client may spend today, UTC (metadata
 "limit", "left" in yuan). Nothing was stored.
+"""
+ERROR_REASON_CLIENT_NOT_FOUND: ErrorReason.ValueType  # 30
+"""NOT_FOUND: no client of that name has keys (metadata "client_id")."""
+ERROR_REASON_KEY_NOT_OPENED: ErrorReason.ValueType  # 31
+"""FAILED_PRECONDITION: a data key opens under none of the configured master keys; the message names both. Nothing was
+changed.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -537,6 +537,7 @@ class SupplierCallback(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     OUTLINE_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """The number that it names as ours."""
     order_id: _builtins.str
@@ -549,6 +550,10 @@ class SupplierCallback(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it came."""
 
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was erased here; nothing is known of what it said then."""
+
     def __init__(
         self,
         *,
@@ -557,10 +562,11 @@ class SupplierCallback(_message.Message):
         order_id: _builtins.str = ...,
         size: _builtins.int = ...,
         outline: _builtins.str = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "order_id", b"order_id", "outline", b"outline", "size", b"size", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "number", b"number", "order_id", b"order_id", "outline", b"outline", "size", b"size", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1002,19 +1008,27 @@ class ListAuditEntriesRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    ONLY_DECISIONS_FIELD_NUMBER: _builtins.int
+    ORDER_ID_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most so many, 1 to 200; default 50."""
     page_token: _builtins.str
-    """`next_page_token` of the page before."""
+    """`next_page_token` of the page before, with the same filters."""
+    only_decisions: _builtins.bool
+    """Only what people decided."""
+    order_id: _builtins.str
+    """Only entries that name this order. Streams name positions of their client's log instead."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        only_decisions: _builtins.bool = ...,
+        order_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["only_decisions", b"only_decisions", "order_id", b"order_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1022,7 +1036,7 @@ Global___ListAuditEntriesRequest: _TypeAlias = ListAuditEntriesRequest  # noqa: 
 
 @_typing.final
 class AuditEntry(_message.Message):
-    """One decision of an operator."""
+    """One entry of the audit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1033,23 +1047,52 @@ class AuditEntry(_message.Message):
     ORDER_ID_FIELD_NUMBER: _builtins.int
     PURCHASE_NUMBER_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    FIRST_POSITION_FIELD_NUMBER: _builtins.int
+    LAST_POSITION_FIELD_NUMBER: _builtins.int
+    CARDS_FIELD_NUMBER: _builtins.int
+    CHAIN_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    HASH_FIELD_NUMBER: _builtins.int
     by: _builtins.str
-    """Who took it: the client id of the key, and the person where one was named, as in "operator (Li)"."""
+    """Who did it: the client id of the key, and the person where one was named, as in "operator (Li)"; "server" for the
+    service itself.
+    """
     what: _builtins.str
-    """What was decided: "delivered", "delivered_rest_fail", "delivered_rest_buy_again", "fail", "buy_again", "dismiss", "pause" or
-    "resume".
+    """What happened. Cards were read: "read" (of one order, or of a page of updates) or "stream". Decided: "delivered",
+    "delivered_rest_fail", "delivered_rest_buy_again", "fail", "buy_again", "dismiss", "pause", "resume" or "rotate_keys".
+    By the service: "start", "stop" or "erase".
     """
     supplier: _builtins.str
-    """The supplier account."""
+    """The supplier account, where it is about one."""
     order_id: _builtins.str
-    """The order; empty for a pause."""
+    """The order, where it is about one."""
     purchase_number: _builtins.str
-    """The purchase; empty for a pause."""
+    """The purchase, where it is about one."""
     reason: _builtins.str
-    """Why."""
+    """Why it was decided; of what was read, by which call."""
+    client_id: _builtins.str
+    """Whose cards were read, or whose keys changed."""
+    first_position: _builtins.int
+    """Of a stream or a page of updates: the positions of the client's log that were read, first and last. 0 as the first: a
+    snapshot, the orders as of the last position.
+    """
+    last_position: _builtins.int
+    """See `first_position`."""
+    cards: _builtins.int
+    """How many cards were shown or erased."""
+    chain: _builtins.str
+    """The chain that the entry belongs to: one for each start of a replica."""
+    place: _builtins.int
+    """Its place in the chain, from 1, without a gap."""
+    hash: _builtins.bytes
+    """SHA-256 over the hash before it (32 zero bytes for the first of a chain) and the entry: chain, place, time in
+    milliseconds, by, what, supplier, client_id, order_id, purchase_number, first_position, last_position, cards, reason;
+    numbers as 8 bytes, texts as UTF-8 behind their length in 4 bytes, the highest byte first.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
-        """When it was taken."""
+        """When it happened."""
 
     def __init__(
         self,
@@ -1061,10 +1104,17 @@ class AuditEntry(_message.Message):
         order_id: _builtins.str = ...,
         purchase_number: _builtins.str = ...,
         reason: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        first_position: _builtins.int = ...,
+        last_position: _builtins.int = ...,
+        cards: _builtins.int = ...,
+        chain: _builtins.str = ...,
+        place: _builtins.int = ...,
+        hash: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "order_id", b"order_id", "purchase_number", b"purchase_number", "reason", b"reason", "supplier", b"supplier", "time", b"time", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "cards", b"cards", "chain", b"chain", "client_id", b"client_id", "first_position", b"first_position", "hash", b"hash", "last_position", b"last_position", "order_id", b"order_id", "place", b"place", "purchase_number", b"purchase_number", "reason", b"reason", "supplier", b"supplier", "time", b"time", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1082,7 +1132,7 @@ class ListAuditEntriesResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
-        """The decisions, newest first."""
+        """The entries, newest first."""
 
     def __init__(
         self,
@@ -1097,3 +1147,186 @@ class ListAuditEntriesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAuditEntriesResponse: _TypeAlias = ListAuditEntriesResponse  # noqa: Y015
+
+@_typing.final
+class ListKeysRequest(_message.Message):
+    """Request of ListKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysRequest: _TypeAlias = ListKeysRequest  # noqa: Y015
+
+@_typing.final
+class ListKeysResponse(_message.Message):
+    """Response of ListKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_ID_FIELD_NUMBER: _builtins.int
+    master_key_id: _builtins.str
+    """The id of the master key that wraps new data keys."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRing]:
+        """By client; the service's own keys come first."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___KeyRing] | None = ...,
+        master_key_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "master_key_id", b"master_key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListKeysResponse: _TypeAlias = ListKeysResponse  # noqa: Y015
+
+@_typing.final
+class KeyRing(_message.Message):
+    """The data keys of one client."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MASTER_KEY_IDS_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Whose keys; empty for the service's own, which seal suppliers' access tokens and callbacks."""
+    key_id: _builtins.str
+    """Id of the key that seals, hexadecimal."""
+    count: _builtins.int
+    """How many keys there are, former ones included."""
+    @_builtins.property
+    def master_key_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The master keys that wrap them. A master key that stands nowhere here isn't needed any more, but for backups."""
+
+    @_builtins.property
+    def rotation(self) -> Global___Rotation:
+        """How far the last rotation got. Unset when there was none."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        count: _builtins.int = ...,
+        master_key_ids: _abc.Iterable[_builtins.str] | None = ...,
+        rotation: Global___Rotation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rotation", b"rotation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "count", b"count", "key_id", b"key_id", "master_key_ids", b"master_key_ids", "rotation", b"rotation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRing: _TypeAlias = KeyRing  # noqa: Y015
+
+@_typing.final
+class Rotation(_message.Message):
+    """How far what was sealed under former keys has been sealed again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    RESEALED_FIELD_NUMBER: _builtins.int
+    UNOPENED_FIELD_NUMBER: _builtins.int
+    resealed: _builtins.int
+    """Values that were sealed again so far."""
+    unopened: _builtins.int
+    """Values that no key opens: they were left as they are. The log names them."""
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was done; unset while it goes on."""
+
+    def __init__(
+        self,
+        *,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        resealed: _builtins.int = ...,
+        unopened: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time", "resealed", b"resealed", "unopened", b"unopened"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rotation: _TypeAlias = Rotation  # noqa: Y015
+
+@_typing.final
+class RotateKeysRequest(_message.Message):
+    """Request of RotateKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    ONLY_WRAP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Whose key; empty: everybody's, and the service's own."""
+    only_wrap: _builtins.bool
+    """Makes no new data keys: only wraps those that there are by the current master key, so that a former one can go."""
+    reason: _builtins.str
+    """Why: 1 to 500 characters. Required."""
+    actor: _builtins.str
+    """The person who decides, where several share a key: at most 64 characters."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        only_wrap: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "client_id", b"client_id", "only_wrap", b"only_wrap", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeysRequest: _TypeAlias = RotateKeysRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeysResponse(_message.Message):
+    """Response of RotateKeys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyRing]:
+        """The keys as they are now, of those that were asked for."""
+
+    def __init__(
+        self,
+        *,
+        keys: _abc.Iterable[Global___KeyRing] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeysResponse: _TypeAlias = RotateKeysResponse  # noqa: Y015

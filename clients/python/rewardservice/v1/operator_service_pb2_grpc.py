@@ -81,6 +81,16 @@ class OperatorServiceStub(object):
                 request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.SerializeToString,
                 response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.FromString,
                 _registered_method=True)
+        self.ListKeys = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/ListKeys',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListKeysRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.RotateKeys = channel.unary_unary(
+                '/rewardservice.v1.OperatorService/RotateKeys',
+                request_serializer=rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysRequest.SerializeToString,
+                response_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysResponse.FromString,
+                _registered_method=True)
 
 
 class OperatorServiceServicer(object):
@@ -181,10 +191,34 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAuditEntries(self, request, context):
-        """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+        """Lists the audit, newest first: who read which cards, and what operators decided. Entries are only ever added, and
+        each one's `hash` is over the entry and the hash before it, so that whoever reads all of them can tell whether one
+        was changed or taken out.
 
         Errors: INVALID_ARGUMENT (also for a page token of another query).
-        cli: rewardctl review audit
+        cli: rewardctl audit
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKeys(self, request, context):
+        """Lists the keys that seal cards, by client, and how far rotations have got. No key itself is told.
+
+        cli: rewardctl keys
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKeys(self, request, context):
+        """Gives clients new data keys, wrapped by the current master key, and wraps all former ones by it. From now on the new
+        ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
+        kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
+
+        Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
+        of the keys isn't configured any more; nothing was changed).
+        cli: rewardctl keys rotate
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,6 +271,16 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.ListAuditEntries,
                     request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.FromString,
                     response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.SerializeToString,
+            ),
+            'ListKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKeys,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.ListKeysRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'RotateKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKeys,
+                    request_deserializer=rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysRequest.FromString,
+                    response_serializer=rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -484,6 +528,60 @@ class OperatorService(object):
             '/rewardservice.v1.OperatorService/ListAuditEntries',
             rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesRequest.SerializeToString,
             rewardservice_dot_v1_dot_operator__service__pb2.ListAuditEntriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/ListKeys',
+            rewardservice_dot_v1_dot_operator__service__pb2.ListKeysRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rewardservice.v1.OperatorService/RotateKeys',
+            rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysRequest.SerializeToString,
+            rewardservice_dot_v1_dot_operator__service__pb2.RotateKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,10 +96,26 @@ class OperatorServiceStub:
     cli: rewardctl suppliers resume ACCOUNT
     """
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditEntriesRequest, _operator_service_pb2.ListAuditEntriesResponse]
-    """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+    """Lists the audit, newest first: who read which cards, and what operators decided. Entries are only ever added, and
+    each one's `hash` is over the entry and the hash before it, so that whoever reads all of them can tell whether one
+    was changed or taken out.
 
     Errors: INVALID_ARGUMENT (also for a page token of another query).
-    cli: rewardctl review audit
+    cli: rewardctl audit
+    """
+    ListKeys: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.ListKeysRequest, _operator_service_pb2.ListKeysResponse]
+    """Lists the keys that seal cards, by client, and how far rotations have got. No key itself is told.
+
+    cli: rewardctl keys
+    """
+    RotateKeys: _grpc.UnaryUnaryMultiCallable[_operator_service_pb2.RotateKeysRequest, _operator_service_pb2.RotateKeysResponse]
+    """Gives clients new data keys, wrapped by the current master key, and wraps all former ones by it. From now on the new
+    ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
+    kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
+
+    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
+    of the keys isn't configured any more; nothing was changed).
+    cli: rewardctl keys rotate
     """
 
 @_typing.type_check_only
@@ -170,10 +186,26 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     cli: rewardctl suppliers resume ACCOUNT
     """
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListAuditEntriesRequest, _operator_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
-    """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+    """Lists the audit, newest first: who read which cards, and what operators decided. Entries are only ever added, and
+    each one's `hash` is over the entry and the hash before it, so that whoever reads all of them can tell whether one
+    was changed or taken out.
 
     Errors: INVALID_ARGUMENT (also for a page token of another query).
-    cli: rewardctl review audit
+    cli: rewardctl audit
+    """
+    ListKeys: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.ListKeysRequest, _operator_service_pb2.ListKeysResponse]  # type: ignore[assignment]
+    """Lists the keys that seal cards, by client, and how far rotations have got. No key itself is told.
+
+    cli: rewardctl keys
+    """
+    RotateKeys: _aio.UnaryUnaryMultiCallable[_operator_service_pb2.RotateKeysRequest, _operator_service_pb2.RotateKeysResponse]  # type: ignore[assignment]
+    """Gives clients new data keys, wrapped by the current master key, and wraps all former ones by it. From now on the new
+    ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
+    kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
+
+    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
+    of the keys isn't configured any more; nothing was changed).
+    cli: rewardctl keys rotate
     """
 
 class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -295,10 +327,38 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _operator_service_pb2.ListAuditEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operator_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_operator_service_pb2.ListAuditEntriesResponse]]:
-        """Lists what operators decided, newest first: resolved orders, paused and resumed accounts.
+        """Lists the audit, newest first: who read which cards, and what operators decided. Entries are only ever added, and
+        each one's `hash` is over the entry and the hash before it, so that whoever reads all of them can tell whether one
+        was changed or taken out.
 
         Errors: INVALID_ARGUMENT (also for a page token of another query).
-        cli: rewardctl review audit
+        cli: rewardctl audit
+        """
+
+    @_abc_1.abstractmethod
+    def ListKeys(
+        self,
+        request: _operator_service_pb2.ListKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.ListKeysResponse, _abc.Awaitable[_operator_service_pb2.ListKeysResponse]]:
+        """Lists the keys that seal cards, by client, and how far rotations have got. No key itself is told.
+
+        cli: rewardctl keys
+        """
+
+    @_abc_1.abstractmethod
+    def RotateKeys(
+        self,
+        request: _operator_service_pb2.RotateKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_service_pb2.RotateKeysResponse, _abc.Awaitable[_operator_service_pb2.RotateKeysResponse]]:
+        """Gives clients new data keys, wrapped by the current master key, and wraps all former ones by it. From now on the new
+        ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
+        kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
+
+        Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
+        of the keys isn't configured any more; nothing was changed).
+        cli: rewardctl keys rotate
         """
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

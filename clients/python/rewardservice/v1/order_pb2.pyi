@@ -510,6 +510,7 @@ class Card(_message.Message):
     WARRANTY_END_TIME_FIELD_NUMBER: _builtins.int
     UNIT_COST_FIELD_NUMBER: _builtins.int
     AFTER_SALE_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     card_id: _builtins.str
     """Stable id of the card: the order's id, a slash, and the card's place in the order from 1."""
     kind: Global___CardKind.ValueType
@@ -546,6 +547,12 @@ class Card(_message.Message):
     def unit_cost(self) -> _money_pb2.Money:
         """What the supplier charged for this card (CNY), where it says so."""
 
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When the card's contents were erased here, where the operators have them erased after a time. Only `card_id`,
+        `after_sale` and this are set then.
+        """
+
     def __init__(
         self,
         *,
@@ -562,10 +569,11 @@ class Card(_message.Message):
         warranty_end_time: _timestamp_pb2.Timestamp | None = ...,
         unit_cost: _money_pb2.Money | None = ...,
         after_sale: Global___AfterSale.ValueType = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["qr", b"qr", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "qr", b"qr", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "card_id", b"card_id", "instructions", b"instructions", "kind", b"kind", "link", b"link", "masked", b"masked", "number", b"number", "qr", b"qr", "secret", b"secret", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sale", b"after_sale", "card_id", b"card_id", "erase_time", b"erase_time", "instructions", b"instructions", "kind", b"kind", "link", b"link", "masked", b"masked", "number", b"number", "qr", b"qr", "secret", b"secret", "unit_cost", b"unit_cost", "valid_from", b"valid_from", "valid_until", b"valid_until", "warranty_end_time", b"warranty_end_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -686,6 +694,7 @@ class KeptAnswer(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     OUTLINE_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """What it answers: "place", "query" or "callback"."""
     size: _builtins.int
@@ -696,6 +705,10 @@ class KeptAnswer(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it came."""
 
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was erased here; nothing is known of what it said then."""
+
     def __init__(
         self,
         *,
@@ -703,10 +716,11 @@ class KeptAnswer(_message.Message):
         source: _builtins.str = ...,
         size: _builtins.int = ...,
         outline: _builtins.str = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outline", b"outline", "size", b"size", "source", b"source", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "outline", b"outline", "size", b"size", "source", b"source", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

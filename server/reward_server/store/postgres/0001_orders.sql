@@ -192,6 +192,10 @@ CREATE TABLE audit (
   UNIQUE (chain, place)
 );
 
+-- What people decided is read apart from the many readings, and what became of one order at once.
+CREATE INDEX audit_decisions ON audit (entry_id) WHERE what NOT IN ('read', 'stream', 'start', 'stop', 'erase');
+CREATE INDEX audit_of_order ON audit (order_id, entry_id) WHERE order_id <> '';
+
 CREATE FUNCTION audit_text(value TEXT) RETURNS BYTEA LANGUAGE sql IMMUTABLE AS $$
   SELECT int4send(octet_length(convert_to(value, 'UTF8'))) || convert_to(value, 'UTF8')
 $$;

@@ -283,6 +283,21 @@ SELECT entry_id, chain, place, at, by, what, account, client_id, order_id, numbe
 FROM audit
 WHERE entry_id < $1 ORDER BY entry_id DESC LIMIT $2;
 
+-- decisions --
+-- Only what people decided.
+SELECT entry_id, chain, place, at, by, what, account, client_id, order_id, number, first_position, last_position, cards,
+       reason, hash
+FROM audit
+WHERE entry_id < $1 AND what NOT IN ('read', 'stream', 'start', 'stop', 'erase') ORDER BY entry_id DESC LIMIT $2;
+
+-- audit_of_order --
+SELECT entry_id, chain, place, at, by, what, account, client_id, order_id, number, first_position, last_position, cards,
+       reason, hash
+FROM audit
+WHERE entry_id < $1 AND order_id = $3 AND order_id <> ''
+  AND (NOT $4::bool OR what NOT IN ('read', 'stream', 'start', 'stop', 'erase'))
+ORDER BY entry_id DESC LIMIT $2;
+
 -- put_hold --
 INSERT INTO holds (account, at, by, reason) VALUES ($1, $2, $3, $4)
 ON CONFLICT (account) DO UPDATE SET at = excluded.at, by = excluded.by, reason = excluded.reason;

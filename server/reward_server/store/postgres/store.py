@@ -262,9 +262,15 @@ class PostgresStore:
         """The accounts that operators paused."""
         return [Hold(*row) for row in await self._fetch("holds")]
 
-    async def audit(self, before: int, limit: int) -> list[AuditEntry]:
-        """One page of the operators' decisions, newest first."""
-        rows = await self._fetch("audit", before or _AFTER_EVERY_ENTRY, limit)
+    async def audit(
+        self, before: int, limit: int, *, only_decisions: bool = False, order_id: str = ""
+    ) -> list[AuditEntry]:
+        """One page of the audit, newest first."""
+        place = (before or _AFTER_EVERY_ENTRY, limit)
+        if order_id:
+            rows = await self._fetch("audit_of_order", *place, order_id, only_decisions)
+        else:
+            rows = await self._fetch("decisions" if only_decisions else "audit", *place)
         return [AuditEntry(**dict(row)) for row in rows]
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:

@@ -170,6 +170,10 @@ CREATE TABLE audit (
   UNIQUE (chain, place)
 ) STRICT;
 
+-- What people decided is read apart from the many readings, and what became of one order at once.
+CREATE INDEX audit_decisions ON audit (entry_id) WHERE what NOT IN ('read', 'stream', 'start', 'stop', 'erase');
+CREATE INDEX audit_of_order ON audit (order_id, entry_id) WHERE order_id <> '';
+
 CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
   SELECT raise(ABORT, 'the audit is only ever added to');
 END;

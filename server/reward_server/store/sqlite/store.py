@@ -230,9 +230,15 @@ class SqliteStore:
         """The accounts that operators paused."""
         return [Hold(*row) for row in self._read("holds", "")]
 
-    async def audit(self, before: int, limit: int) -> list[AuditEntry]:
-        """One page of the operators' decisions, newest first."""
-        rows = self._read("audit", before or _AFTER_EVERY_ENTRY, limit)
+    async def audit(
+        self, before: int, limit: int, *, only_decisions: bool = False, order_id: str = ""
+    ) -> list[AuditEntry]:
+        """One page of the audit, newest first."""
+        place = (before or _AFTER_EVERY_ENTRY, limit)
+        if order_id:
+            rows = self._read("audit_of_order", *place, order_id, only_decisions)
+        else:
+            rows = self._read("decisions" if only_decisions else "audit", *place)
         columns = ("entry_id", *COLUMNS)
         return [AuditEntry(**dict(zip(columns, row, strict=True))) for row in rows]
 
