@@ -1,7 +1,7 @@
 """`rewardctl audit …`."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rewardservice._chains import Chain, Chains
 from rewardservice._options import Exit, Given, UsageError
 from rewardservice._output import Output, clean, complain
 from rewardservice._tables import Column, Fitted
+from rewardservice.client import RewardClient
 from rewardservice.v1 import operator_service_pb2 as pb
 
 audit_app = App(
@@ -64,11 +65,12 @@ async def verify(*, ends: Path | None = None, options: Given) -> int:
         FILE with the ends that the chains had; it is renewed when nothing is wrong.
     """
     output = Output(options.output)
-    chains = Chains(_read_ends(ends))
+    noted = _read_ends(ends)
     async with options.client() as client:
-        async for entry in client.audit_entries(page_size=200):
-            chains.add(entry)
-    problems = chains.finish()
+        chains, problems = await _checked(client, noted)
+        if problems:
+            # Once more: an entry that was being written while others were read may have been missed.
+            chains, problems = await _checked(client, noted)
     found = sorted(chains.chains.values(), key=lambda chain: chain.name)
     if output.json:
         chained = [{"chain": chain.name, "entries": chain.entries, "end": chain.end_hash.hex()} for chain in found]
@@ -87,13 +89,26 @@ async def verify(*, ends: Path | None = None, options: Given) -> int:
     return Exit.OK
 
 
+async def _checked(client: RewardClient, noted: Mapping[str, tuple[int, bytes]]) -> tuple[Chains, Sequence[str]]:
+    chains = Chains(noted)
+    async for entry in client.audit_entries(page_size=200):
+        chains.add(entry)
+    return chains, chains.finish()
+
+
 def _write_ends(file: Path, chains: Iterable[Chain]) -> None:
     noted = {chain.name: {"place": chain.end, "hash": chain.end_hash.hex()} for chain in chains}
-    file.write_text(json.dumps(noted, indent=1) + "\n")
+    # Whole or not at all: half a file would have forgotten what there was.
+    fresh = file.with_name(f".{file.name}.new")
+    fresh.write_text(json.dumps(noted, indent=1) + "\n")
+    fresh.replace(file)
 
 
 def _read_ends(file: Path | None) -> Mapping[str, tuple[int, bytes]]:
-    if file is None or not file.exists():
+    if file is None:
+        return {}
+    if not file.exists():
+        complain(f"{clean(str(file))} is new: from now on it tells whether ends were cut off")
         return {}
     try:
         noted = json.loads(file.read_text())
