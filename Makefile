@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GEN := .venv-protos
+RIVALS := .venv-bench
+DEPLOY := .venv-deploy
+BENCH = PYTHONPATH=benchmarks:tests $(BIN)/python -m reward_bench
 PROTOS := $(sort $(wildcard protos/rewardservice/v1/*.proto))
 STUBS := clients/python
 GOOGLEAPIS := .build/googleapis
@@ -28,6 +31,18 @@ $(GEN)/.ready: requirements-protos.lock
 	@$(GEN)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-protos.lock
 	@touch $@
 
+$(RIVALS)/.ready: requirements-bench.lock
+	@echo "Setting up what is measured beside the service (half a minute, once)…"
+	@$(PYTHON) -m venv $(RIVALS)
+	@$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
+
+$(DEPLOY)/.ready: requirements-deploy.lock
+	@echo "Setting up what checks deploy/ (a quarter of a minute, once)…"
+	@$(PYTHON) -m venv $(DEPLOY)
+	@$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-deploy.lock
+	@touch $@
+
 .PHONY: setup
 setup: $(VENV)/.ready ## Create the virtual environment (the other targets do it by themselves)
 
@@ -43,7 +58,12 @@ demo: $(VENV)/.ready ## Order one product of each supplier from the running serv
 # One worker more than cores: a good part of the tests waits for deadlines, leases and processes.
 .PHONY: test
 test: $(VENV)/.ready ## Run every Python test
-	$(BIN)/python -m pytest --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))') --dist=loadfile
+	$(BIN)/python -m pytest --ignore=tests/clients --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))') --dist=loadfile
+
+# Each language's tests mostly wait: for servers that play dead, and for one another's compilers.
+.PHONY: test-clients
+test-clients: $(VENV)/.ready $(GOOGLEAPIS)/.ready ## Build the clients in Go, Java and TypeScript and try each with the kit and the real server
+	$(BIN)/python -m pytest tests/clients --numprocesses=3 --dist=loadfile
 
 .PHONY: torture
 torture: $(VENV)/.ready torture-streams torture-replicas ## Kill the server 500 times at random while it buys, and judge what came of it (OPTIONS="--kills 100 --seed 7")
@@ -58,13 +78,24 @@ torture-streams: $(VENV)/.ready ## Cut 50 subscribers' connections at random whi
 torture-replicas: $(VENV)/.ready ## Kill and freeze 3 replicas and restart their PostgreSQL while 5,000 orders run (REPLICAS="--orders 500 --seed 7")
 	PYTHONPATH=tests $(BIN)/python -m replicas.torture $(REPLICAS)
 
-.PHONY: bench-streams
-bench-streams: $(VENV)/.ready ## Measure the streams against bare gRPC on a calm machine (OPTIONS="--streams 1000 --rounds 3")
-	$(BIN)/python benchmarks/streams.py $(OPTIONS)
+.PHONY: bench
+bench: $(VENV)/.ready $(RIVALS)/.ready ## Measure everything on a calm machine in half an hour and write docs/benchmarks; one part: make bench-create, … (OPTIONS="--rounds 3")
+	$(BENCH) all $(OPTIONS)
 
-.PHONY: bench-replicas
-bench-replicas: $(VENV)/.ready ## Measure PostgreSQL with one and two replicas on a calm machine (OPTIONS="--orders 500 --rounds 3")
-	$(BIN)/python benchmarks/replicas.py $(OPTIONS)
+.PHONY: bench-quick
+bench-quick: $(VENV)/.ready ## Compare the main ratios with the committed ones, in two minutes
+	$(BENCH) quick $(OPTIONS)
+
+.PHONY: bench-growth
+bench-growth: $(VENV)/.ready ## Measure with ten million orders stored: an hour and 40 GiB of disk (BENCH_FOLDER says where)
+	$(BENCH) growth-large $(OPTIONS)
+
+.PHONY: bench-rivals
+bench-rivals: $(VENV)/.ready $(RIVALS)/.ready
+	$(BENCH) rivals $(OPTIONS)
+
+bench-%: $(VENV)/.ready
+	$(BENCH) $* $(OPTIONS)
 
 .PHONY: simulate
 simulate: $(VENV)/.ready ## Play 100,000 orders with every fault on a virtual clock (OPTIONS="--seeds 7 --orders 50")
@@ -73,6 +104,15 @@ simulate: $(VENV)/.ready ## Play 100,000 orders with every fault on a virtual cl
 .PHONY: fuzz
 fuzz: $(VENV)/.ready ## Try inputs that nobody expects for a minute and count them (OPTIONS="--seconds 3600", "--inputs 20000 --only rpc")
 	PYTHONPATH=tests $(BIN)/python -m fuzz $(OPTIONS)
+
+# Strict: what PyPI (or a mirror of it) can't say anything about counts as a failure, not as fine.
+.PHONY: audit
+audit: ## Ask PyPI about known weaknesses of all dependencies; without the network see docs/security.md
+	@test -x .build/audit/bin/pip-audit || { $(PYTHON) -m venv .build/audit && \
+	  .build/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@failed=0; for lock in requirements*.lock; do echo "$$lock:"; \
+	  .build/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r $$lock || failed=1; \
+	done; exit $$failed
 
 .PHONY: check
 check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types, import contracts, proto lint and breaking, stub freshness
@@ -84,6 +124,14 @@ check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types,
 	$(BIN)/buf format --diff --exit-code protos
 	$(BIN)/buf breaking protos --against protos/baseline.binpb
 	$(MAKE) --no-print-directory check-stubs
+
+.PHONY: check-deploy
+check-deploy: $(VENV)/.ready $(DEPLOY)/.ready ## Check container file, compose file, systemd unit, Kubernetes manifests and alerts; nothing is built or started
+	$(DEPLOY)/bin/python deploy/check.py
+
+.PHONY: notices
+notices: $(VENV)/.ready ## Write THIRD-PARTY-NOTICES.md from the installed packages
+	$(BIN)/python deploy/notices.py
 
 .PHONY: format
 format: $(VENV)/.ready ## Format and mend what can be mended by machine
@@ -117,6 +165,10 @@ check-stubs: $(GEN)/.ready $(GOOGLEAPIS)/.ready
 	for f in .build/stubs/rewardservice/v1/*; do cmp -s $$f $(STUBS)/rewardservice/v1/$$(basename $$f) || \
 	  { echo "stale stub: $$(basename $$f). Run make protos and commit the result."; exit 1; }; done
 
+.PHONY: clients
+clients: $(VENV)/.ready $(GOOGLEAPIS)/.ready ## Regenerate the stubs of the clients in Go, Java and TypeScript
+	@set -e; for script in $(wildcard clients/*/generate); do echo $$script; $$script; done
+
 .PHONY: baseline
 baseline: $(VENV)/.ready $(GOOGLEAPIS)/.ready ## Freeze the contract as the baseline that buf breaking compares with (on release)
 	$(BIN)/buf build protos -o protos/baseline.binpb
@@ -128,7 +180,15 @@ lock: $(VENV)/.ready ## Renew the lock files
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
 	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:protos --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-protos.lock
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:bench --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-bench.lock
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:deploy --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-deploy.lock
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cli --extra server --extra postgres --constraint requirements.lock \
+	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	  -o requirements-server.lock
 
 .PHONY: clean
 clean: ## Remove environments, caches and the data of make run
-	rm -rf $(VENV) $(GEN) .build .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(GEN) $(RIVALS) $(DEPLOY) .build .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf clients/typescript/dist clients/typescript/node_modules clients/typescript/src/gen clients/java/target

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reward_adapters.contract import Card, CardKind
 from reward_adapters.money import Money
+from reward_server.metrics import Sealed
 from reward_server.sealing import (
     ClientSealer,
     KeyMissing,
@@ -238,6 +239,30 @@ async def test_clients_have_keys_of_their_own(store: Store) -> None:
     assert shop.card_print("order", CARD) != other.card_print("order", CARD)
     with pytest.raises(ValueError, match="empty client id"):
         await vault.client("")
+
+
+async def test_what_is_done_with_sealed_values_is_counted(store: Store) -> None:
+    """By what they are; also what doesn't open."""
+    done: list[tuple[Sealed, str]] = []
+
+    def count(operation: Sealed, kind: str, /, *, times: int = 1) -> None:
+        done.extend([(operation, kind)] * times)
+
+    vault = await Vault.unlock(store, master(f"k-1 {KEY}"), count)
+    shop = await vault.client("shop")
+    done.clear()
+    sealed = shop.seal_card(CARD, "order", 1)
+    shop.open_card(sealed, "order", 1)
+    with pytest.raises(SealBroken):
+        shop.open_card(sealed, "another order", 1)
+    with pytest.raises(SealBroken):
+        vault.system.open(b"", "token", "dushu")
+    assert done == [
+        (Sealed.SEALED, "card"),
+        (Sealed.OPENED, "card"),
+        (Sealed.UNOPENED, "card"),
+        (Sealed.UNOPENED, "token"),
+    ]
 
 
 async def test_a_new_master_key_still_opens_the_old(store: Store) -> None:

@@ -1,10 +1,11 @@
-"""`reward-server`: run the server, check its configuration, prepare its store and keys.
+"""`reward-server`: run the server, check its configuration and all it needs, prepare its store and keys.
 
 Exit codes: 0 fine, 1 something failed, 2 the configuration has problems (all are listed) or the command was called
 wrongly.
 """
 
 import asyncio
+import json
 import os
 import sys
 from importlib.metadata import version
@@ -72,6 +73,47 @@ def check_config(*, config: ConfigFile = None) -> int:
     for warning in settings.warnings:
         print(f"  warning    {warning}")
     return 0
+
+
+@cli.command
+def sample_config() -> int:
+    """Print a complete configuration with every key, its meaning and its default."""
+    from reward_server.config.sample import sample  # noqa: PLC0415 - only this command needs it
+
+    print(sample(), end="")
+    return 0
+
+
+@cli.command
+def doctor(
+    *,
+    config: ConfigFile = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print JSON, for programs.")] = False,
+    offline: Annotated[bool, Parameter(negative="", help="Ask no supplier, and nobody else outside.")] = False,
+) -> int:
+    """Look at store, keys, clocks, callbacks and suppliers, and say what to do. Changes and buys nothing.
+
+    It may run beside a server. Exit code 0: no problem, 1: problems, 2: the configuration has problems.
+    """
+    from reward_server.doctor import examine  # noqa: PLC0415 - only this command needs it
+
+    # As for the server: it opens the same keys.
+    forbid_dumps()
+    try:
+        settings = load_settings(config, os.environ)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        found = [
+            {"area": "configuration", "level": "problem", "what": f"{each.where}: {each.what}", "mend": each.mend}
+            for each in error.problems
+        ]
+        print(json.dumps({"outcome": "configuration", "findings": found}, ensure_ascii=False, indent=2))
+        return CONFIG_PROBLEMS
+    configure_logs("error", settings.logging.format)
+    report = asyncio.run(examine(settings, os.environ, offline=offline))
+    print(report.json() if as_json else report.text())
+    return FAILED if report.problems else 0
 
 
 @cli.command

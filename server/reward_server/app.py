@@ -22,6 +22,7 @@ from reward_server.engine.account import Account, AccountPlan
 from reward_server.engine.engine import Engine
 from reward_server.engine.inquiries import Inquiries
 from reward_server.erasing import Eraser
+from reward_server.gauging import Gauging
 from reward_server.guard import Guard
 from reward_server.http import add_ops, callback_app, runner
 from reward_server.hub import Hub
@@ -33,6 +34,7 @@ from reward_server.reloading import Reloader
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader, UpdateEncoder
 from reward_server.rpc.catalog_service import CatalogService
+from reward_server.rpc.channelz import ChannelzMissing, serve_channelz
 from reward_server.rpc.interceptor import RpcInterceptor
 from reward_server.rpc.operator_service import OperatorService
 from reward_server.rpc.reward_service import RewardService
@@ -89,6 +91,7 @@ class App:
             await self._serve_http()
             await self.engine.start()
             await self.rpc.start()
+            await self._serve_channelz()
         except SealError as error:
             await self.close()
             raise StartError(str(error)) from None
@@ -109,11 +112,12 @@ class App:
             self.inquiries.keep_balances(),
             self.inquiries.keep_forms(),
             self._reloader.run(),
+            Gauging(self.store, self.metrics, clock=self._clock).run(),
         )
         for each in work:
             self._spawn(each)
         if (days := settings.cards.erase_after_days) is not None:
-            self._spawn(Eraser(self.store, self.audit, after_days=days, clock=self._clock).run())
+            self._spawn(self._eraser(days).run())
         self._ready = ""
         log.info(
             "ready",
@@ -123,13 +127,25 @@ class App:
             products=len(settings.products),
         )
 
+    def _eraser(self, days: int) -> Eraser:
+        return Eraser(
+            self.store,
+            self.audit,
+            after_days=days,
+            clock=self._clock,
+            forget=self.hub.forget_cards,
+            counted=self.metrics.sealed,
+        )
+
     async def _build(self) -> None:
         settings = self._settings
+        self.metrics.watch_readiness(self._not_ready)
         self.store.on_commit(self.metrics.store_committed)
         self.store.listen(lambda updates: self.metrics.updates_published.inc(len(updates)))
-        vault = await Vault.unlock(self.store, settings.master_keys)
+        vault = await Vault.unlock(self.store, settings.master_keys, self.metrics.sealed)
         self.audit = AuditLog(self.store, self.metrics, now_ms=self._clock.now_ms)
-        self.keyring = Keyring(self.store, vault, clock=self._clock)
+        self.keyring = Keyring(self.store, vault, clock=self._clock, counted=self.metrics.sealed)
+        await self.keyring.check()
         catalogue = Catalogue(settings.products)
         accounts = {
             name: Account(
@@ -167,6 +183,7 @@ class App:
         tokens = Tokens(await vault.secret(RESUME_KEY))
         cards = CardReader(self.store, vault)
         self.hub = Hub(self.store, UpdateEncoder(cards, tokens))
+        self.metrics.watch_streams(self.hub.lag)
         parts = StreamParts(
             store=self.store,
             hub=self.hub,
@@ -266,6 +283,16 @@ class App:
             await self._listen(ops, settings.ops_address, "ops.bind")
         await self._listen(app, settings.http.bind, "http.bind")
 
+    async def _serve_channelz(self) -> None:
+        if (address := self._settings.ops.channelz) is None:
+            return
+        try:
+            self._channelz = await serve_channelz(str(address))
+        except ChannelzMissing as error:
+            raise StartError(str(error)) from None
+        except RuntimeError as error:
+            raise port_error("ops.channelz", address, error) from None
+
     def _not_ready(self) -> str:
         """Why calls had better go elsewhere; "" when they are welcome."""
         return self._ready or self.store.trouble
@@ -326,6 +353,8 @@ class App:
             await self._verifier.close()
         if hasattr(self, "rpc"):
             await self.rpc.stop(0)
+        if hasattr(self, "_channelz"):
+            await self._channelz.stop(0)
         for running in self._runners:
             await running.cleanup()
         if hasattr(self, "inquiries"):

@@ -3,20 +3,25 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import structlog
 
-from reward_server.store import AuditEntry, Store, StoreError, StoreUnavailable
+from reward_server.store import AuditEntry, Store, StoreBroken, StoreError, StoreUnavailable
 
 BATCH = 200
 """Entries written at once."""
 MAX_NOTES = 10_000
 """Notes that wait for a store that can't write; beyond that the oldest go, and an alert tells."""
 RETRY_SECONDS = 1.0
+CLOSE_SECONDS = 10.0
+"""How long the last entries may take: a store that doesn't answer must not keep the process from its end."""
 
 SERVER = "server"
 """Who did what nobody asked for."""
+
+Waiting: TypeAlias = tuple[AuditEntry, asyncio.Future[None] | None]
+"""An entry, and who waits for it: nobody, if it is a note."""
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +40,10 @@ class AuditLog:
         self._store = store
         self._metrics = metrics
         self._now_ms = now_ms
-        self._waiting: list[tuple[AuditEntry, asyncio.Future[None] | None]] = []
+        self._waiting: list[Waiting] = []
         self._some = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self._closing = False
+        self._closing = asyncio.Event()
 
     def start(self, release: str) -> None:
         """Begins this process's chain."""
@@ -94,13 +99,16 @@ class AuditLog:
 
     async def close(self) -> None:
         """Writes what waits, and ends the chain."""
-        if self._writer is None or self._closing:
+        if self._writer is None or self._closing.is_set():
             return
-        self._closing = True
+        self._closing.set()
         self._some.set()
-        await self._writer
-        with contextlib.suppress(StoreError):
-            await self._store.record([self._own("stop")])
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._writer
+                await self._store.record([self._own("stop")])
+        if lost := [entry for entry, done in self._waiting if done is None]:
+            self._lost(len(lost))
 
     def _own(self, what: str, *, reason: str = "", cards: int = 0) -> AuditEntry:
         return AuditEntry(at=self._now_ms(), by=SERVER, what=what, reason=reason, cards=cards)
@@ -109,40 +117,65 @@ class AuditLog:
         while True:
             await self._some.wait()
             self._some.clear()
+            # What failed before the end is tried once more.
+            ends = self._closing.is_set()
             while self._waiting:
                 batch = self._waiting[:BATCH]
                 del self._waiting[:BATCH]
-                if not await self._written(batch):
+                # Who gave up meanwhile shows no cards.
+                batch = [(entry, done) for entry, done in batch if done is None or not done.done()]
+                if batch and not await self._written(batch):
                     break
-            if self._closing:
+            if ends:
                 return
 
-    async def _written(self, batch: list[tuple[AuditEntry, asyncio.Future[None] | None]]) -> bool:
+    async def _written(self, batch: list[Waiting]) -> bool:
+        """Whether the next batch may follow at once."""
         try:
             await self._store.record([entry for entry, _ in batch])
-        except StoreError as error:
+        except (StoreUnavailable, StoreBroken) as error:
             # Whoever waits is told, and shows nothing. What streams have shown already is written when it can be.
             _settle(batch, error)
             self._keep([one for one in batch if one[1] is None])
-            if not isinstance(error, StoreUnavailable):
-                log.error("the audit can't be written", why=str(error))
-            if not self._closing:
-                await asyncio.sleep(RETRY_SECONDS)
+            if not self._closing.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_SECONDS):
+                        await self._closing.wait()
                 self._some.set()
             return False
+        except asyncio.CancelledError:
+            self._keep([one for one in batch if one[1] is None])
+            raise
+        except Exception as error:
+            if len(batch) > 1:
+                # One of them is at fault: each alone, so that it fails alone.
+                for n, one in enumerate(batch, 1):
+                    if not await self._written([one]):
+                        self._waiting = [*batch[n:], *self._waiting]
+                        return False
+                return True
+            log.error("an entry of the audit can't be written", why=repr(error))
+            if batch[0][1] is None:
+                self._lost(1)
+            _settle(batch, StoreError(f"the audit can't be written: {error}"))
+            return True
         _settle(batch, None)
         return True
 
-    def _keep(self, notes: list[tuple[AuditEntry, asyncio.Future[None] | None]]) -> None:
+    def _keep(self, notes: list[Waiting]) -> None:
         self._waiting = [*notes, *self._waiting]
-        if (beyond := len(self._waiting) - MAX_NOTES) > 0:
-            dropped = [one for one in self._waiting[:beyond] if one[1] is None]
-            self._waiting = [one for one in self._waiting[:beyond] if one[1] is not None] + self._waiting[beyond:]
-            self._metrics.alert("audit_lost")
-            log.error("audit entries of streams were dropped", count=len(dropped))
+        kept = [one for one in self._waiting if one[1] is None]
+        if (beyond := len(kept) - MAX_NOTES) > 0:
+            dropped = {id(one) for one in kept[:beyond]}
+            self._waiting = [one for one in self._waiting if id(one) not in dropped]
+            self._lost(beyond)
+
+    def _lost(self, count: int) -> None:
+        self._metrics.alert("audit_lost")
+        log.error("audit entries of streams were dropped", count=count)
 
 
-def _settle(batch: list[tuple[AuditEntry, asyncio.Future[None] | None]], error: StoreError | None) -> None:
+def _settle(batch: list[Waiting], error: StoreError | None) -> None:
     for _, done in batch:
         if done is None or done.done():
             continue

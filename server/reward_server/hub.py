@@ -145,6 +145,13 @@ class Tail:
             run.append(entry)
         return run
 
+    def forget_cards(self) -> None:
+        """Has cards loaded anew; who is sending them at this moment keeps what it has."""
+        for where in (self._latest, self._replayed):
+            for position, entry in where.items():
+                if entry.update.order.card_count:
+                    where[position] = Entry(entry.update)
+
     def watchers(self) -> set["Watcher"]:
         """Everybody who watches this client."""
         return self.everything.union(*self.of_order.values(), *self.of_client_order.values())
@@ -214,6 +221,15 @@ class Watcher:
         if not self.order_ids and not self.client_order_ids:
             return True
         return order.order_id in self.order_ids or order.client_order_id in self.client_order_ids
+
+    @property
+    def lag(self) -> int:
+        """How many updates it hasn't gone through; of those whose hints were dropped also what it doesn't want."""
+        if self._tail is None:
+            return 0
+        if self._behind:
+            return max(0, max(self._head, self._tail.position or 0) - self.position)
+        return len(self._pending)
 
     def hint(self, position: int) -> None:
         """There is an update at that position."""
@@ -361,6 +377,15 @@ class Hub:
         except (TimeoutError, LogPruned):
             pass
         return latest
+
+    def lag(self) -> int:
+        """How many updates the reader furthest behind hasn't gone through."""
+        return max((watcher.lag for tail in self._tails.values() for watcher in tail.watchers()), default=0)
+
+    def forget_cards(self) -> None:
+        """What was loaded may be erased by now, by whatever process: from here on it is loaded anew."""
+        for tail in self._tails.values():
+            tail.forget_cards()
 
     def send_away(self, away: bool) -> None:
         """Whether whoever watches shall go elsewhere for now: streams end with their tokens, none begins."""

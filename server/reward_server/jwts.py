@@ -56,7 +56,7 @@ def read_jwks(text: bytes) -> dict[str, jwt.PyJWK]:
         raise ValueError("too large for a set of keys")
     try:
         entries = json.loads(text)["keys"]
-    except (ValueError, TypeError, KeyError):
+    except (RecursionError, ValueError, TypeError, KeyError):
         raise ValueError("not a JSON Web Key Set") from None
     keys: dict[str, jwt.PyJWK] = {}
     for entry in entries if isinstance(entries, list) else ():
@@ -70,7 +70,9 @@ def read_jwks(text: bytes) -> dict[str, jwt.PyJWK]:
 
 def _usable_key(entry: Any) -> jwt.PyJWK | None:
     """The key, unless it is of a kind that doesn't count: an issuer may publish others for other uses."""
-    if not isinstance(entry, Mapping) or entry.get("kty") not in KEY_TYPES or entry.get("use", "sig") != "sig":
+    if not isinstance(entry, Mapping) or entry.get("use", "sig") != "sig":
+        return None
+    if str(entry.get("kty")) not in KEY_TYPES or not isinstance(entry.get("kid", ""), str):
         return None
     try:
         key = jwt.PyJWK(dict(entry))

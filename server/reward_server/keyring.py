@@ -13,7 +13,8 @@ import structlog
 
 from reward_server.clock import Clock
 from reward_server.errors import ClientNotFound, KeyNotOpened
-from reward_server.sealing import ClientSealer, MasterKeys, SealError, Vault, key_of
+from reward_server.metrics import Sealed
+from reward_server.sealing import ClientSealer, Counted, MasterKeys, SealError, Vault, key_of, uncounted
 from reward_server.store import (
     AuditEntry,
     Resealed,
@@ -57,17 +58,39 @@ class KeyRing:
 class Keyring:
     """Rotates keys."""
 
-    def __init__(self, store: Store, vault: Vault, *, clock: Clock) -> None:
+    def __init__(self, store: Store, vault: Vault, *, clock: Clock, counted: Counted = uncounted) -> None:
         self._store = store
+        self._counted = counted
         self._vault = vault
         self._clock = clock
         self._shared = store.lease_seconds is not None
         self._wake = asyncio.Event()
+        self._seen: dict[tuple[str, bytes], float] = {}
+        """Since when this process has known of each rotation that goes on, monotonic, by client and key."""
+        self._told: set[tuple[str, bytes]] = set()
+        """Rotations of which was said that they are left to others."""
+        self._offered: MasterKeys | None = None
+        """Changed master keys that wait for the store to tell whether they open everything."""
+        self._taking = asyncio.Lock()
 
     @property
     def master_key_id(self) -> str:
         """The master key that wraps new data keys."""
         return self._vault.master_keys.current
+
+    async def check(self) -> None:
+        """Looks whether everybody's newest key opens. Raises SealError if one doesn't: what is bought for that client
+        could never be sealed. Former ones that don't open are logged.
+        """
+        keys = await self._store.all_data_keys()
+        newest = {key.client_id: key for key in keys}
+        for key in keys:
+            try:
+                self._vault.master_keys.unwrap(key)
+            except SealError as error:
+                if newest[key.client_id] is key:
+                    raise
+                log.error("what a former key sealed doesn't open", why=str(error))
 
     async def rings(self, client_id: str = SERVICE) -> list[KeyRing]:
         """The keys of everybody, or of one client."""
@@ -100,10 +123,6 @@ class Keyring:
             opened = [(key, master.unwrap(key)) for key in keys]
         except SealError as error:
             raise KeyNotOpened(str(error)) from None
-        for key, data_key in opened:
-            if key.master_key_id != master.current:
-                # False: another process did the same.
-                await self._store.rewrap(key, master.wrap(key.key_id, key.client_id, data_key))
         for name in dict.fromkeys(key.client_id for key in keys):
             at = self._clock.now_ms()
             what = "wrapped by the current master key" if only_wrap else "a new data key"
@@ -119,17 +138,41 @@ class Keyring:
             await self._store.rotate(key, rotation, entry)
             await self._vault.learn(name)
             log.info("a client has a new data key", client=name or "the service", key=key.key_id.hex())
+        # After the records: nothing is done that couldn't be written down.
+        for key, data_key in opened:
+            if key.master_key_id != master.current:
+                # False: another process did the same.
+                await self._store.rewrap(key, master.wrap(key.key_id, key.client_id, data_key))
         self._wake.set()
         return await self.rings(client_id)
 
     async def take(self, master_keys: MasterKeys) -> None:
-        """Takes over changed master keys, unless a key that was opened by the former ones couldn't be any more."""
+        """Takes over changed master keys, unless a key that was opened by the former ones couldn't be any more.
+
+        While the store can't tell, they wait; `run` tries again.
+        """
+        self._offered = master_keys
+        await self._take_offered()
+
+    async def _take_offered(self) -> None:
+        async with self._taking:
+            master_keys = self._offered
+            if master_keys is None:
+                return
+            try:
+                stored = await self._store.all_data_keys()
+            except StoreError as error:
+                log.warning("the changed master keys wait for the store", why=str(error))
+                return
+            if self._offered is master_keys:
+                self._offered = None
+                if self._use(master_keys, stored):
+                    # What couldn't be opened may be now.
+                    with contextlib.suppress(StoreError):
+                        await self._vault.learn_all()
+
+    def _use(self, master_keys: MasterKeys, stored: Iterable[WrappedKey]) -> bool:
         former = self._vault.master_keys
-        try:
-            stored = await self._store.all_data_keys()
-        except StoreError as error:
-            log.error("the changed master keys aren't used", why=str(error))
-            return
         for key in stored:
             try:
                 master_keys.unwrap(key)
@@ -138,15 +181,17 @@ class Keyring:
                     former.unwrap(key)
                     mend = "put it back, and take it out after `rewardctl keys rotate`"
                     log.error("the changed master keys aren't used", why=str(error), mend=mend)
-                    return
+                    return False
         self._vault.use(master_keys)
         if master_keys.current != former.current:
-            log.info("another master key wraps from now on", master_key=master_keys.current)
+            log.info("another master key wraps from now on", named=master_keys.current)
+        return True
 
     async def run(self) -> None:
         """Learns of other processes' keys and seals older values again, until cancelled."""
         while True:
             try:
+                await self._take_offered()
                 if self._shared:
                     await self._vault.learn_all()
                 await self.reseal()
@@ -159,17 +204,31 @@ class Keyring:
 
     async def reseal(self) -> None:
         """Goes through everything that waits to be sealed under a newer key."""
-        while due := [rotation for rotation in await self._store.rotations() if self._is_due(rotation)]:
+        left: set[tuple[str, bytes]] = set()
+        while due := [one for one in await self._due() if _named(one) not in left]:
             for rotation in due:
-                await self._one_page(rotation)
+                sealer = await self._sealer(rotation)
+                if sealer is None:
+                    left.add(_named(rotation))
+                    continue
+                await self._one_page(sealer, rotation)
                 await asyncio.sleep(REST_SECONDS)
 
-    def _is_due(self, rotation: Rotation) -> bool:
-        settles = SETTLE_SECONDS * 1000 if self._shared else 0
-        return not rotation.ended_at and self._clock.now_ms() >= rotation.began_at + settles
+    async def _due(self) -> list[Rotation]:
+        """The rotations that go on, and whose key all processes seal under by now.
 
-    async def _one_page(self, rotation: Rotation) -> None:
-        sealer = await self._sealer(rotation)
+        How long it is known here counts, not when it began by the clock of the machine that began it.
+        """
+        going = [rotation for rotation in await self._store.rotations() if not rotation.ended_at]
+        now = self._clock.monotonic()
+        self._seen = {_named(rotation): self._seen.get(_named(rotation), now) for rotation in going}
+        settles = SETTLE_SECONDS if self._shared else 0.0
+        return [rotation for rotation in going if now >= self._seen[_named(rotation)] + settles]
+
+    async def _one_page(self, sealer: ClientSealer, rotation: Rotation) -> None:
+        if not rotation.after:
+            # What was sealed here under the former key was handed to the store before: this write comes after it.
+            await self._store.reseal(rotation, rotation, [])
         rows = await self._store.sealed_rows(rotation, PAGE)
         resealed, unopened = self._sealed_again(sealer, rotation, rows)
         now = replace(
@@ -181,7 +240,10 @@ class Keyring:
         if len(rows) < PAGE:
             now = self._next_table(now)
         # False: another process did this page, or the key changed again; the next round sees how it stands.
-        if await self._store.reseal(rotation, now, resealed) and now.ended_at:
+        if not await self._store.reseal(rotation, now, resealed):
+            return
+        self._counted(Sealed.RESEALED, rotation.table.removesuffix("s"), times=len(resealed))
+        if now.ended_at:
             log.info(
                 "everything is sealed under the newest key",
                 client=now.client_id or "the service",
@@ -190,11 +252,21 @@ class Keyring:
                 unopened=now.unopened,
             )
 
-    async def _sealer(self, rotation: Rotation) -> ClientSealer:
-        sealer = await self._vault.client(rotation.client_id) if rotation.client_id else self._vault.system
-        if sealer.key_id != rotation.key_id:
-            await self._vault.learn(rotation.client_id)
-        return sealer
+    async def _sealer(self, rotation: Rotation) -> ClientSealer | None:
+        """Who seals under the rotation's key. None: not here; it doesn't open, or a newer one came."""
+        try:
+            sealer = await self._vault.client(rotation.client_id) if rotation.client_id else self._vault.system
+            if sealer.key_id != rotation.key_id:
+                await self._vault.learn(rotation.client_id)
+            if sealer.key_id == rotation.key_id:
+                return sealer
+            why = "its key isn't in use here"
+        except SealError as error:
+            why = str(error)
+        if _named(rotation) not in self._told:
+            self._told.add(_named(rotation))
+            log.warning("sealing again is left to others", client=rotation.client_id or "the service", why=why)
+        return None
 
     def _sealed_again(
         self, sealer: ClientSealer, rotation: Rotation, rows: Iterable[SealedRow]
@@ -219,6 +291,10 @@ class Keyring:
         if following:
             return replace(rotation, table=following[0], after=b"")
         return replace(rotation, ended_at=max(1, self._clock.now_ms()))
+
+
+def _named(rotation: Rotation) -> tuple[str, bytes]:
+    return rotation.client_id, rotation.key_id
 
 
 def _bound_to(table: str, row: SealedRow) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ of labels are few and ours: accounts, methods, states, never ids or anything tha
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Generic, TypeVar
 
@@ -15,13 +16,53 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from reward_server.domain.moves import AlertKind
 from reward_server.domain.order import OrderState
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+__all__ = ["AUDIT_LOST", "CONTENT_TYPE", "Metrics", "Sealed", "StreamEnd"]
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 SUPPLIER_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+DELAY_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+AUDIT_LOST = "audit_lost"
+"""The alert that no order causes: entries of the audit had to be dropped."""
+SEALED_KINDS = ("card", "answer", "callback", "token", "secret")
+"""What is sealed."""
+
+
+class StreamEnd(StrEnum):
+    """Why a stream of updates ended."""
+
+    COMPLETE = "complete"
+    """All orders that it named are terminal, as its reader wished."""
+    CANCELLED = "cancelled"
+    """Its reader left, its connection broke, or its key no longer counts."""
+    TOO_SLOW = "too_slow"
+    """Its reader took nothing for a minute."""
+    DRAINING = "draining"
+    """The server ends, or has lost its store: clients go elsewhere."""
+    AGED = "aged"
+    """It was as old as a connection may become."""
+    LOG_PRUNED = "log_pruned"
+    """Its reader was so far behind that the updates were pruned before it read them."""
+    FAILED = "failed"
+    """The store failed, or we did."""
+
+
+class Sealed(StrEnum):
+    """What was done with something sealed."""
+
+    SEALED = "sealed"
+    OPENED = "opened"
+    UNOPENED = "unopened"
+    """It didn't open: its key is gone, or it was changed."""
+    RESEALED = "resealed"
+    """Under a newer key."""
+    ERASED = "erased"
+    """Its time was over."""
+
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
@@ -100,6 +141,20 @@ class Metrics:
         self._orders = _Labelled(
             Gauge("reward_orders", "Orders that are not final, by state.", ["state"], registry=registry)
         )
+        self._oldest_order = _Labelled(
+            Gauge(
+                "reward_oldest_order_seconds",
+                "Age of the oldest order in each state that is not final; 0 when there is none.",
+                ["state"],
+                registry=registry,
+            )
+        )
+        self._reviews = Gauge("reward_reviews", "Orders that a person should look at.", registry=registry)
+        self._oldest_review = Gauge(
+            "reward_oldest_review_seconds",
+            "How long the one of them has waited that waits longest; 0 when there is none.",
+            registry=registry,
+        )
         self._order_transitions = _Labelled(
             Counter("reward_order_transitions", "Orders that came into a state.", ["state"], registry=registry)
         )
@@ -108,6 +163,17 @@ class Metrics:
         )
         self._account_paused = _Labelled(
             Gauge("reward_account_paused", "1 while nothing is bought at the account.", ["account"], registry=registry)
+        )
+        self._account_resting = _Labelled(
+            Gauge("reward_account_resting", "1 while the account rests for a moment.", ["account"], registry=registry)
+        )
+        self._account_doubts = _Labelled(
+            Gauge(
+                "reward_account_doubts",
+                "Purchases in a row that the supplier left without a clear answer; from 3 on the account rests.",
+                ["account"],
+                registry=registry,
+            )
         )
         self._account_rests = _Labelled(
             Counter(
@@ -130,6 +196,22 @@ class Metrics:
         )
         self.streams = Gauge("reward_streams", "Open streams of order updates.", registry=registry)
         self.stream_messages = Counter("reward_stream_messages", "Messages sent on streams.", registry=registry)
+        self._streams_ended = _Labelled(
+            Counter(
+                "reward_streams_ended", "Streams of order updates that ended, by cause.", ["cause"], registry=registry
+            )
+        )
+        self._stream_lag = Gauge(
+            "reward_stream_lag_updates",
+            "Updates that the reader furthest behind has not been sent.",
+            registry=registry,
+        )
+        self._stream_delay = Histogram(
+            "reward_stream_delay_seconds",
+            "From the making of an update to its being written to a reader; of updates written together the oldest.",
+            buckets=DELAY_SECONDS,
+            registry=registry,
+        )
         self.updates_published = Counter(
             "reward_updates_published", "Order updates committed and handed to the streams.", registry=registry
         )
@@ -137,12 +219,40 @@ class Metrics:
         self._store_batch = Histogram(
             "reward_store_batch_size", "Writes that shared a commit.", buckets=BATCH_SIZES, registry=registry
         )
+        self._store_seconds = Histogram(
+            "reward_store_commit_duration_seconds",
+            "From the beginning of a commit's transaction to its being on disk.",
+            buckets=COMMIT_SECONDS,
+            registry=registry,
+        )
+        self._sealed = _Labelled(
+            Counter(
+                "reward_sealed_values",
+                "Cards and other values sealed, opened, not opened, sealed again and erased.",
+                ["operation", "kind"],
+                registry=registry,
+            )
+        )
+        self._ready = Gauge("reward_ready", "1 while the server takes orders.", registry=registry)
         # A series that begins at its first event hides that event from an alert on its increase.
-        for kind in AlertKind:
+        for kind in (*AlertKind, AUDIT_LOST):
             self._alerts(kind)
         for state in OrderState:
+            self._order_transitions(state)
             if not state.is_terminal:
                 self._orders(state).set(0)
+                self._oldest_order(state).set(0)
+        for cause in StreamEnd:
+            self._streams_ended(cause)
+        for operation in Sealed:
+            for what in SEALED_KINDS:
+                self._sealed(operation, what)
+
+    def rpc_expected(self, method: str) -> None:
+        """There is such a method: what an alert is to notice from the first time on is listed."""
+        self._rpc_started(method)
+        for code in ("OK", "INTERNAL", "UNAVAILABLE"):
+            self._rpc_finished(method, code)
 
     def rpc_started(self, method: str) -> None:
         """An RPC began. `method` is one of ours, as in "RewardService/CreateOrder"."""
@@ -180,6 +290,16 @@ class Metrics:
             if not state.is_terminal:
                 self._orders(state).set(counts.get(state, 0))
 
+    def oldest_found(self, orders: Mapping[OrderState, float], reviews: int, review: float) -> None:
+        """Seconds of age, as found in the store: of the oldest order in each open state, and of the oldest of the
+        `reviews` orders that a person should look at.
+        """
+        for state in OrderState:
+            if not state.is_terminal:
+                self._oldest_order(state).set(orders.get(state, 0.0))
+        self._reviews.set(reviews)
+        self._oldest_review.set(review)
+
     def purchases_in_flight(self, account: str) -> Gauge:
         """Purchases of the account that are being sent."""
         return self._purchases_in_flight(account)
@@ -192,14 +312,40 @@ class Metrics:
         """An account began to rest. Called with 0 times for every cause at start."""
         self._account_rests(account, cause).inc(times)
 
+    def watch_account(self, account: str, *, resting: Callable[[], bool], doubts: Callable[[], int]) -> None:
+        """Asks these two whenever the metrics are read."""
+        self._account_resting(account).set_function(resting)
+        self._account_doubts(account).set_function(doubts)
+
     def supplier_balance(self, account: str, yuan: float) -> None:
         """A supplier told our balance."""
         self._supplier_balance(account).set(yuan)
 
-    def store_committed(self, batch: int) -> None:
+    def stream_ended(self, cause: StreamEnd) -> None:
+        """A stream of order updates ended."""
+        self._streams_ended(cause).inc()
+
+    def stream_delayed(self, milliseconds: int) -> None:
+        """Updates were written to a reader so long after the oldest of them was made."""
+        self._stream_delay.observe(max(0.0, milliseconds / 1000))
+
+    def watch_streams(self, lag: Callable[[], int]) -> None:
+        """Asks how many updates the reader furthest behind lacks, whenever the metrics are read."""
+        self._stream_lag.set_function(lag)
+
+    def store_committed(self, batch: int, seconds: float) -> None:
         """The store committed `batch` writes at once."""
         self._store_commits.inc()
         self._store_batch.observe(batch)
+        self._store_seconds.observe(seconds)
+
+    def sealed(self, operation: Sealed, kind: str, /, *, times: int = 1) -> None:
+        """Something was sealed, opened, …; `kind` is one of `SEALED_KINDS`."""
+        self._sealed(operation, kind).inc(times)
+
+    def watch_readiness(self, why_not: Callable[[], str]) -> None:
+        """Asks why calls had better go elsewhere ("" when they are welcome), whenever the metrics are read."""
+        self._ready.set_function(lambda: not why_not())
 
     def alert(self, kind: str) -> None:
         """Something happened that an operator should look at; `kind` is one of a few fixed words."""

@@ -19,6 +19,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from reward_adapters.contract import Card
 from reward_server import probes
 from reward_server.domain.order import CardPrint
+from reward_server.metrics import Sealed
 from reward_server.store import Store, WrappedKey
 
 log = structlog.get_logger(__name__)
@@ -46,6 +48,17 @@ _CARD_ASCII = b"\x02"
 _PRINT_BYTES = 16
 
 _MASTER_KEY_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Counted(Protocol):
+    """Told of everything that is sealed or opened, and what kind of value it is."""
+
+    def __call__(self, operation: Sealed, kind: str, /, *, times: int = 1) -> None:
+        """So many values of a kind."""
+
+
+def uncounted(_operation: Sealed, _kind: str, /, *, times: int = 1) -> None:
+    """Nobody counts."""
 
 
 class SealError(Exception):
@@ -218,12 +231,18 @@ def key_of(sealed: bytes) -> bytes:
 class ClientSealer:
     """Seals and opens for one client. Its keys may become more while it is used."""
 
-    __slots__ = ("_client_id", "_identity", "_keys", "_lost", "key_id")
+    __slots__ = ("_client_id", "_counted", "_identity", "_keys", "_lost", "key_id")
 
     def __init__(
-        self, client_id: str, keys: Mapping[bytes, bytes], lost: Mapping[bytes, SealError], identity: bytes
+        self,
+        client_id: str,
+        keys: Mapping[bytes, bytes],
+        lost: Mapping[bytes, SealError],
+        identity: bytes,
+        counted: Counted = uncounted,
     ) -> None:
         self._client_id = client_id
+        self._counted = counted
         self._keys: dict[bytes, AESGCM] = {}
         self._identity = identity
         self.take(keys, lost)
@@ -245,6 +264,7 @@ class ClientSealer:
 
     def seal(self, plaintext: bytes, *aad: str) -> bytes:
         """Seals a value, bound to this client and to `aad`: what it is and where it belongs."""
+        self._counted(Sealed.SEALED, aad[0] if aad else "")
         header = _FORMAT + self.key_id
         probes.probe("seal.sealing")
         nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -252,6 +272,15 @@ class ClientSealer:
 
     def open(self, sealed: bytes, *aad: str) -> bytes:
         """Opens a value. Raises KeyMissing or SealBroken."""
+        try:
+            value = self._open(sealed, aad)
+        except SealError:
+            self._counted(Sealed.UNOPENED, aad[0] if aad else "")
+            raise
+        self._counted(Sealed.OPENED, aad[0] if aad else "")
+        return value
+
+    def _open(self, sealed: bytes, aad: tuple[str, ...]) -> bytes:
         header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
         if header[: len(_FORMAT)] != _FORMAT or len(rest) < _NONCE_BYTES + _TAG_BYTES:
             raise SealBroken(f"a value of client {self._client_id!r} is no sealed value, or was cut")
@@ -319,10 +348,13 @@ class ClientSealer:
 class Vault:
     """Hands out the clients' sealers. Made by `Vault.unlock`."""
 
-    __slots__ = ("_identity", "_sealers", "_store", "master_keys", "system")
+    __slots__ = ("_counted", "_identity", "_sealers", "_store", "master_keys", "system")
 
-    def __init__(self, store: Store, master_keys: MasterKeys, system: ClientSealer, identity: bytes) -> None:
+    def __init__(
+        self, store: Store, master_keys: MasterKeys, system: ClientSealer, identity: bytes, counted: Counted
+    ) -> None:
         self._store = store
+        self._counted = counted
         self.master_keys = master_keys
         self._identity = identity
         self._sealers: dict[str, ClientSealer] = {}
@@ -330,11 +362,11 @@ class Vault:
         """Seals what belongs to no client: supplier tokens, callbacks of unknown numbers, the service's own keys."""
 
     @classmethod
-    async def unlock(cls, store: Store, master_keys: MasterKeys) -> "Vault":
+    async def unlock(cls, store: Store, master_keys: MasterKeys, counted: Counted = uncounted) -> "Vault":
         """Makes the vault of a store. Raises KeyMissing or SealBroken when the master key is the wrong one."""
-        system = await _sealer(store, master_keys, "", identity=b"")
+        system = await _sealer(store, master_keys, "", b"", counted)
         identity = await _secret(store, system, "card identity")
-        return cls(store, master_keys, system, identity)
+        return cls(store, master_keys, system, identity, counted)
 
     async def client(self, client_id: str, to_open: Iterable[bytes] = ()) -> ClientSealer:
         """The sealer of a client; its first call makes the client's data key.
@@ -345,7 +377,7 @@ class Vault:
             raise ValueError("the empty client id is the service's own")
         sealer = self._sealers.get(client_id)
         if sealer is None:
-            made = await _sealer(self._store, self.master_keys, client_id, self._identity)
+            made = await _sealer(self._store, self.master_keys, client_id, self._identity, self._counted)
             sealer = self._sealers.setdefault(client_id, made)
         if not all(map(sealer.knows, to_open)):
             await self.learn(client_id)
@@ -384,7 +416,9 @@ class Vault:
         return f"Vault({self.master_keys!r})"
 
 
-async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identity: bytes) -> ClientSealer:
+async def _sealer(
+    store: Store, master_keys: MasterKeys, client_id: str, identity: bytes, counted: Counted
+) -> ClientSealer:
     wrapped = await store.data_keys(client_id)
     if not wrapped:
         new = master_keys.new_key(client_id)
@@ -392,7 +426,7 @@ async def _sealer(store: Store, master_keys: MasterKeys, client_id: str, identit
         # Another process may have been faster: what the store says is the key.
         wrapped = [await store.add_data_key(new)]
     keys, lost = _opened(master_keys, wrapped)
-    return ClientSealer(client_id, keys, lost, identity)
+    return ClientSealer(client_id, keys, lost, identity, counted)
 
 
 def _opened(

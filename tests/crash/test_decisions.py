@@ -79,8 +79,8 @@ class Operator:
         return await self._one.client.insist(lambda: self._orders.get(order_id, "EXPLAINED"))
 
     async def record(self) -> list[pb.AuditEntry]:
-        """All of it, newest first."""
-        request = pb.ListAuditEntriesRequest(page_size=200)
+        """All decisions, newest first."""
+        request = pb.ListAuditEntriesRequest(page_size=200, only_decisions=True)
         page = await self._one.client.insist(lambda: self._stub.ListAuditEntries(request, metadata=AS_OPERATOR))
         return list(page.entries)
 

@@ -6,7 +6,9 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import struct
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,10 @@ from urllib.parse import quote
 
 import grpc
 import grpc.aio
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf.message import Message
+from jwt.algorithms import ECAlgorithm
 
 from adapters.laws import Specimen, outcomes
 from adapters.test_laws import specimen_of
@@ -24,8 +29,9 @@ from reward_adapters import adapter_kinds
 from reward_adapters.contract import Callback, CallbackRefused, Notice, NotOffered
 from reward_server.config import ConfigError, Settings, load_settings
 from reward_server.domain.order import Order
-from reward_server.errors import LogRewound, ResumeTokenExpired, ResumeTokenInvalid
+from reward_server.errors import LogRewound, ResumeTokenExpired, ResumeTokenInvalid, Unauthenticated
 from reward_server.guard import source_of
+from reward_server.jwts import Issuer, Verifier, read_jwks
 from reward_server.resume import PageTokenInvalid, Tokens
 from reward_server.sealing import ClientSealer, MasterKeyRefused, MasterKeys, SealError
 from reward_server.store import Head
@@ -181,6 +187,56 @@ def source_address(random: Random) -> None:
     """Whatever stands in X-Forwarded-For, a source is an address or none."""
     words = ("127.0.0.1", "10.0.0.1", "2001:db8::1", "::ffff:10.0.0.1", "1.2.3.4, 5.6.7.8", "fe80::1%eth0")
     source_of(text(random, words), [text(random, words) for _ in range(random.randint(0, 3))], ())
+
+
+class Bearer:
+    """Tokens of an issuer that nobody signed, and key sets that nobody published."""
+
+    def __init__(self, folder: Path) -> None:
+        self._private, self._stranger = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+        public = ECAlgorithm.to_jwk(self._private.public_key(), as_dict=True)
+        self._jwks = json.dumps({"keys": [{**public, "kid": "1", "use": "sig"}]}).encode()
+        self._file = folder / "jwks.json"
+        self._file.write_bytes(self._jwks)
+        self._claims = {"iss": "https://issuer", "aud": "rewards", "sub": "shop", "exp": 2**33}
+        self._genuine = self._token(self._private, self._claims)
+        issuer = Issuer(
+            issuer="https://issuer",
+            audience="rewards",
+            jwks_file=self._file,
+            jwks_url=None,
+            client_claim="sub",
+            leeway=30.0,
+            refresh=300.0,
+        )
+        self._verifier = Verifier(issuer)
+
+    @staticmethod
+    def _token(key: ec.EllipticCurvePrivateKey, claims: Mapping[str, Any]) -> str:
+        return jwt.encode(dict(claims), key, algorithm="ES256", headers={"kid": "1"})
+
+    async def target(self, random: Random) -> None:
+        """Only what the issuer signed names a client; a key set is read or refused. Nothing of a token is quoted."""
+        shown = self._shown(random)
+        # What is very short stands in any sentence.
+        with _refusing(Unauthenticated, shown[:60] if len(shown) > 10 else CANARY):
+            assert await self._verifier.client_of(shown) == "shop"
+            # The signature's last character has bits that count for nothing.
+            assert shown.rpartition(".")[0] == self._genuine.rpartition(".")[0]
+        with contextlib.suppress(ValueError):
+            read_jwks((damaged if random.random() < 0.5 else damaged_json)(random, self._jwks))
+
+    def _shown(self, random: Random) -> str:
+        if random.random() < 0.2:
+            return self._token(self._stranger, self._claims)
+        if random.random() < 0.4:
+            return damaged(random, self._genuine.encode()).decode("ascii", "replace")
+        parts = self._genuine.split(".")
+        place = random.randrange(2)
+        part = urlsafe_b64decode(parts[place] + "==")
+        change = damaged if random.random() < 0.3 else damaged_json
+        parts[place] = urlsafe_b64encode(change(random, part)).rstrip(b"=").decode()
+        return ".".join(parts)
 
 
 # --- The configuration ------------------------------------------------------------------------------------------------
@@ -424,6 +480,7 @@ def every_target(folder: Path, runner: asyncio.Runner) -> Iterator[Mapping[str, 
     yield {
         **PURE,
         "configuration": Configuration(folder).target,
+        "issuers_token": waiting(Bearer(folder).target),
         "rpc": waiting(called.target),
         "callback_route": waiting(knocked.target),
     }

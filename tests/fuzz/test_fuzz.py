@@ -19,6 +19,7 @@ INPUTS = {
     "master_key": 200,
     "source_address": 200,
     "configuration": 150,
+    "issuers_token": 500,
     "rpc": 1_500,
     "callback_route": 1_500,
 }

@@ -73,7 +73,7 @@ def test_the_rest() -> None:
     metrics.streams.inc()
     metrics.stream_messages.inc(3)
     metrics.updates_published.inc()
-    metrics.store_committed(5)
+    metrics.store_committed(5, 0.004)
     metrics.alert("overcharged")
     metrics.supplier_balance("a", 348.7)
     assert value(metrics, "reward_purchases_in_flight", account="a") == 1
@@ -81,10 +81,52 @@ def test_the_rest() -> None:
     assert value(metrics, "reward_stream_messages_total") == 3
     assert value(metrics, "reward_store_batch_size_bucket", le="8.0") == 1
     assert value(metrics, "reward_store_batch_size_bucket", le="4.0") == 0
+    assert value(metrics, "reward_store_commit_duration_seconds_bucket", le="0.005") == 1
+    assert value(metrics, "reward_store_commit_duration_seconds_bucket", le="0.0025") == 0
     assert value(metrics, "reward_alerts_total", kind="overcharged") == 1
     assert value(metrics, "reward_supplier_balance_yuan", account="a") == 348.7
     assert b"reward_build_info{" in metrics.render()
     assert CONTENT_TYPE.startswith("text/plain")
+
+
+def test_the_oldest() -> None:
+    """States without an order have no age; what was found the last time is forgotten."""
+    metrics = Metrics()
+    metrics.oldest_found({OrderState.ACCEPTED: 12.5}, 2, 60.0)
+    assert value(metrics, "reward_oldest_order_seconds", state="accepted") == 12.5
+    assert value(metrics, "reward_oldest_order_seconds", state="fulfilled") is None
+    assert (value(metrics, "reward_reviews"), value(metrics, "reward_oldest_review_seconds")) == (2, 60)
+    metrics.oldest_found({}, 0, 0.0)
+    assert value(metrics, "reward_oldest_order_seconds", state="accepted") == 0
+    assert (value(metrics, "reward_reviews"), value(metrics, "reward_oldest_review_seconds")) == (0, 0)
+
+
+def test_what_is_asked_when_the_metrics_are_read() -> None:
+    """Readiness, lag and accounts are as they are at that moment."""
+    metrics = Metrics()
+    resting, doubts, lag, why_not = [False], [0], [0], [""]
+    metrics.watch_account("a", resting=lambda: resting[0], doubts=lambda: doubts[0])
+    metrics.watch_streams(lambda: lag[0])
+    metrics.watch_readiness(lambda: why_not[0])
+
+    def read() -> list[float | None]:
+        accounts = [value(metrics, f"reward_account_{what}", account="a") for what in ("resting", "doubts")]
+        return [*accounts, value(metrics, "reward_stream_lag_updates"), value(metrics, "reward_ready")]
+
+    assert read() == [0, 0, 0, 1]
+    resting[0], doubts[0], lag[0], why_not[0] = True, 3, 70, "draining"
+    assert read() == [1, 3, 70, 0]
+
+
+def test_what_alerts_watch_is_listed_before_it_happens() -> None:
+    """An increase from nothing to one is none."""
+    metrics = Metrics()
+    metrics.rpc_expected("S/Create")
+    assert value(metrics, "reward_rpc_finished_total", method="S/Create", code="INTERNAL") == 0
+    assert value(metrics, "reward_order_transitions_total", state="failed") == 0
+    assert value(metrics, "reward_alerts_total", kind="audit_lost") == 0
+    assert value(metrics, "reward_streams_ended_total", cause="too_slow") == 0
+    assert value(metrics, "reward_sealed_values_total", operation="unopened", kind="card") == 0
 
 
 def test_registries_are_apart() -> None:

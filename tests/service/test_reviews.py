@@ -149,7 +149,8 @@ async def office(
 
         async def ctl(*words: str, code: int = 0) -> list[dict[str, Any]]:
             capsys.readouterr()
-            ended = await run(["review", *words, "--key-file", str(key_file), "--output", "json"])
+            command = ["audit", "--decisions"] if words == ("audit",) else ["review", *words]
+            ended = await run([*command, "--key-file", str(key_file), "--output", "json"])
             printed = capsys.readouterr()
             assert ended == code, printed.err
             # The server logs to the same place.

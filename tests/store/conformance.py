@@ -30,6 +30,7 @@ from reward_server.store import (
     Erased,
     Hold,
     KeptAnswer,
+    Oldest,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
@@ -245,6 +246,22 @@ class OrdersConformance:
         await store.save(delivered(orders[0]))
         await store.save(moved(orders[1], PurchaseState.UNKNOWN, OrderState.OUTCOME_UNKNOWN))
         assert await store.open_order_counts() == {OrderState.PROCESSING: 1, OrderState.OUTCOME_UNKNOWN: 1}
+
+    async def test_the_oldest_are_found_by_state(self, store: Store) -> None:
+        """Of every client, terminal orders left out; and since when what waits for a person waits."""
+        assert await store.oldest() == Oldest({}, 0, 0)
+        orders = [an_order(client, created_at=START + n) for n, client in enumerate(("shop", "other", "shop", "shop"))]
+        for order in reversed(orders):
+            await store.create(order)
+        await store.save(delivered(orders[0]))
+        await store.save(moved(orders[2], PurchaseState.UNKNOWN, OrderState.OUTCOME_UNKNOWN))
+        await store.save(in_review(orders[3], START + 9))
+        found = {
+            OrderState.PROCESSING: START + 1,
+            OrderState.OUTCOME_UNKNOWN: START + 2,
+            OrderState.NEEDS_REVIEW: START + 3,
+        }
+        assert await store.oldest() == Oldest(found, 1, START + 9)
 
     async def test_known_ids_are_told_from_unknown(self, store: Store) -> None:
         """Only ids of this client's orders come back."""

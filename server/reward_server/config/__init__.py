@@ -124,8 +124,8 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     sources = Sources(path, environ, known_keys())
     problems = sources.problems
     for name in sources.values:
-        if name not in _TABLES and name not in _OTHERS:
-            problems.unknown_key((name,), [*_TABLES, *_OTHERS])
+        if name not in TABLES and name not in _OTHERS:
+            problems.unknown_key((name,), [*TABLES, *_OTHERS])
     grpc = _section(sources, "grpc", GrpcSettings)
     http = _section(sources, "http", HttpSettings)
     ops = _section(sources, "ops", OpsSettings)
@@ -137,7 +137,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     master_keys = _master_keys(sources)
     jwt = _section(sources, "jwt", JwtSettings)
     _check_jwt(sources, jwt)
-    clients = _clients(sources, takes_tokens="jwt" in sources.values)
+    clients = _clients(sources, takes_tokens=bool(sources.values.get("jwt")))
     _check_exposure(sources, grpc)
     accounts, suppliers = read_accounts(sources)
     products = read_products(sources, suppliers)
@@ -163,7 +163,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     )
 
 
-_TABLES: dict[str, type[Section]] = {
+TABLES: dict[str, type[Section]] = {
     "grpc": GrpcSettings,
     "http": HttpSettings,
     "ops": OpsSettings,
@@ -184,7 +184,7 @@ _OTHERS: dict[str, type[Section] | None] = {
 
 def known_keys() -> list[str]:
     """Every key whose name is fixed, as in "grpc.bind", "suppliers.NAME.read_timeout", "products.offers.unit_cost"."""
-    keys = [f"{name}.{key}" for name, model in _TABLES.items() for key in model.model_fields]
+    keys = [f"{name}.{key}" for name, model in TABLES.items() for key in model.model_fields]
     keys += [f"secrets.{MASTER_KEY}", f"secrets.{MASTER_KEY}_file"]
     keys += [f"clients.{key}" for key in ClientEntry.model_fields]
     keys += [f"suppliers.NAME.{key}" for key in ("adapter", *EngineKeys.model_fields)]

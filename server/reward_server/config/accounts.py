@@ -51,20 +51,35 @@ class EngineKeys(Section):
     """The keys that every account has, whatever its adapter. None: as the adapter's traits say."""
 
     max_in_flight: int = Field(16, ge=1, le=10_000)
+    """Requests at the supplier at a time."""
     max_calls_per_second: float | None = Field(None, ge=0.1, le=10_000)
+    """Requests per second, purchases and questions together, over all replicas; unless set no limit."""
     connect_timeout: float | None = Field(None, gt=0, le=120)
+    """Seconds for making a connection."""
     read_timeout: float | None = Field(None, gt=0, le=600)
+    """Seconds after which the outcome counts as unknown; the exchange stays open."""
     answer_patience: float = Field(600.0, gt=0, le=3_600)
+    """Seconds that an exchange stays open for a late answer."""
     submit_window: float = Field(5.0, gt=0, le=60)
+    """How old the stored intention may be, in seconds, when a purchase is written."""
     not_found_grace_seconds: float | None = Field(None, ge=0, le=86_400)
+    """How long after the last possible write "not found" may still be too early."""
     query_horizon_seconds: float | None = Field(None, ge=0, le=315_360_000)
+    """How long the supplier shows a purchase; "not found" later than this proves nothing."""
     poll_plan: tuple[typing.Annotated[float, Field(gt=0, le=86_400)], ...] | None = Field(None, min_length=1)
+    """Pauses in seconds between looks at a purchase; the last one repeats."""
     token_renew_margin_seconds: float | None = Field(None, ge=0, le=86_400)
+    """Renew an access token so long before its end, or at 20 % of its lifetime if that is less."""
     send_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
+    """Not sent so long after its creation: never sent. Unless set by kind."""
     settle_by_seconds: float | None = Field(None, gt=0, le=2_592_000)
+    """Not settled so long after the intention to send: a person looks. Unless set by kind."""
     aftersale_watch: float | None = Field(None, ge=0, le=7_776_000)
+    """Seconds after a delivery in which something may still become of it; 0: nothing."""
     aftersale_every: float | None = Field(None, gt=0, le=604_800)
+    """Pause in seconds between two looks at a delivery meanwhile."""
     callback_networks: Networks = ()
+    """Where its callbacks may come from, as in ["203.0.113.0/24"]; empty: from anywhere."""
 
     def applied_to(self, traits: Traits) -> Traits:
         """The traits with the overrides that were given."""

@@ -43,33 +43,51 @@ class FormEntry(Section):
     """One field of a product's form."""
 
     key: Annotated[str, spelled(r"[A-Za-z0-9_]{1,40}", "write 1 to 40 of A-Z a-z 0-9 _")]
+    """Name of the field in `supplier_parameters`."""
     label: str = Field(min_length=1, max_length=100)
+    """For people."""
     required: bool = True
+    """Whether it has to be filled in."""
     options: tuple[str, ...] = ()
+    """The allowed values; empty: any text."""
 
 
 class OfferEntry(Section):
     """One `[[products.offers]]` entry."""
 
     supplier: str
+    """Name of a supplier account."""
     supplier_product: str = Field(min_length=1, max_length=100)
+    """The supplier's number of it, in quotes."""
     unit_cost: Yuan
+    """What one unit costs, all-in: quoted yuan with up to 4 decimals."""
     max_unit_cost: Yuan | None = None
+    """The most that one unit may cost; unless set `unit_cost`."""
     max_units_per_purchase: int | None = Field(None, ge=1, le=100)
+    """How many units one request may buy; unless set as the adapter says."""
     allow_unguarded: bool = False
+    """Needed where the supplier has no price guard (Kuaiduibao): the price may exceed `max_unit_cost`."""
     parameters: dict[str, str] = Field(default_factory=dict)
+    """What the adapter needs for this product, as in { card_type = "1" }; texts."""
 
 
 class ProductEntry(Section):
     """One `[[products]]` entry."""
 
     id: Annotated[str, spelled(r"[A-Za-z0-9._/-]{1,64}", "write 1 to 64 of A-Z a-z 0-9 . _ / -")]
+    """1 to 64 of A-Z a-z 0-9 . _ / -; unique."""
     kind: ProductKind
+    """card, coupon, topup, membership."""
     name: str = Field(min_length=1, max_length=200)
+    """For people."""
     face_value: Yuan
+    """What it is worth to the one who gets it: quoted yuan."""
     recipient: RecipientKind | None = None
+    """none, phone, qq, account; unless set by kind: none for cards and coupons, else phone."""
     form: tuple[FormEntry, ...] = ()
+    """What clients fill in beyond the recipient."""
     offers: tuple[OfferEntry, ...] = ()
+    """Where it is bought, tried in this order; at least one."""
 
 
 OFFER_STAND_INS: dict[str, Any] = {"supplier": "x", "supplier_product": "1", "unit_cost": "1"}

@@ -162,15 +162,25 @@ class GrpcSettings(Section):
     """The gRPC server."""
 
     bind: Bind = Address("127.0.0.1", 50051)
+    """Where clients connect. Any address but loopback needs TLS (or `behind_tls_proxy`) and `[[clients]]`."""
     tls_certificate_file: Path | None = None
+    """The server's certificate followed by its issuers', PEM; with `tls_key_file`."""
     tls_key_file: Path | None = None
+    """Its key, PEM, not encrypted."""
     tls_client_ca_file: Path | None = None
+    """The authorities whose client certificates are accepted; every connection then has to show one."""
     tls_client_bind: Annotated[Address | None, BeforeValidator(parse_optional_address)] = None
+    """A second address where a client certificate is asked for; `bind` then takes connections without."""
     behind_tls_proxy: bool = False
+    """Serve in the clear off loopback, for a proxy elsewhere that ends TLS. Only it may reach the port."""
     reflection: Switch = "auto"
+    """Let clients ask for the contract: true, false, or "auto": on loopback only."""
     max_message_bytes: int = Field(262_144, ge=4_096, le=4_194_304)
+    """Larger requests are refused."""
     max_connection_age_seconds: float = Field(3_600.0, ge=60, le=604_800)
+    """A connection takes no new calls after so long; its streams end with their last token."""
     drain_seconds: float = Field(25.0, ge=0, le=600)
+    """How long a stopping server finishes what it began."""
 
     @property
     def serves_reflection(self) -> bool:
@@ -187,22 +197,40 @@ class HttpSettings(Section):
     """The HTTP server for the suppliers' callbacks."""
 
     bind: Bind = Address("127.0.0.1", 8080)
+    """Plain HTTP: put a proxy with TLS in front. On loopback, metrics and probes are served here, too."""
 
 
 class OpsSettings(Section):
     """The HTTP server for metrics and probes, when callbacks aren't on loopback."""
 
     bind: Bind = Address("127.0.0.1", 8081)
+    """For your own network only."""
+    channelz: Annotated[Address | None, BeforeValidator(parse_optional_address)] = None
+    """Where gRPC tells about its connections and streams (channelz), to tools on this machine: loopback only."""
+
+    @field_validator("channelz")
+    @classmethod
+    def _is_loopback(cls, value: Address | None) -> Address | None:
+        if value is not None and not value.is_loopback:
+            # It asks nobody for a key.
+            raise ValueError("only a loopback address, as in 127.0.0.1:50061")
+        return value
 
 
 class CallbackSettings(Section):
     """How suppliers reach us."""
 
     public_url: str | None = None
-    """"" = suppliers are not told where to call, not even on loopback."""
+    """Where suppliers reach `http.bind` from outside; they call {public_url}/callbacks/{account}.
+
+    Unless set it is `http.bind` on loopback, else nobody calls back. "" = suppliers are not told where to call.
+    """
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216)
+    """Larger callbacks are refused, unread."""
     max_per_second_per_source: float = Field(1_000.0, ge=0.1, le=100_000)
+    """How often one address may call, on average; five seconds' worth may come at once."""
     trusted_proxies: Networks | None = None
+    """Your own proxies: behind them the last other address of X-Forwarded-For is the source."""
 
     @field_validator("public_url")
     @classmethod
@@ -216,10 +244,15 @@ class StoreSettings(Section):
     """The database."""
 
     url: str = Field("sqlite:///reward.db", repr=False)
+    """SQLite: "sqlite:///relative/path", "sqlite:////absolute/path". Many replicas: "postgresql://user@host/database"."""
     lease_seconds: float = Field(15.0, ge=1.0, le=300.0)
+    """PostgreSQL: how long a replica that says nothing keeps its work; then others take it up."""
     poll_seconds: float = Field(1.0, ge=0.01, le=60.0)
+    """PostgreSQL: how often a replica looks for others' updates when no notification comes."""
     connections: int = Field(10, ge=2, le=1000)
+    """PostgreSQL: connections of one replica, besides two of its own."""
     behind_pooler: bool = False
+    """PostgreSQL: whether a pooler that shares connections by transaction is in between."""
 
     @field_validator("url")
     @classmethod
@@ -237,20 +270,25 @@ class LoggingSettings(Section):
     """The log."""
 
     level: LogLevel = "info"
+    """debug, info, warning, error."""
     format: LogFormat = "auto"
+    """text, json, or auto: text on a terminal, JSON otherwise."""
 
 
 class StreamSettings(Section):
     """Order update streams."""
 
     retention_days: int = Field(90, ge=1, le=3_650)
+    """How long order updates stay readable for resuming streams. Orders are kept for ever."""
     heartbeat_seconds: int = Field(15, ge=1, le=60)
+    """Pause between heartbeats when the client asks for nothing else."""
 
 
 class CardSettings(Section):
     """What is kept of cards."""
 
     erase_after_days: int | None = Field(None, ge=1, le=36_500)
+    """How many days after its delivery a card's content is erased; unless set it is kept."""
 
 
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -295,13 +333,21 @@ class ClientEntry(Section):
     """One `[[clients]]` entry."""
 
     id: Annotated[str, spelled(r"[A-Za-z0-9._-]{1,64}", "write 1 to 64 of A-Z a-z 0-9 . _ -")]
+    """1 to 64 of A-Z a-z 0-9 . _ -; orders belong to it, so it never changes."""
     keys: tuple[Annotated[KeyEntry, BeforeValidator(_key_entry)], ...] = Field((), repr=False)
+    """Hashes of its keys, or { hash = "sha256:…", expires = 2027-01-31T00:00:00Z }; two while one is replaced."""
     certificate_names: frozenset[Annotated[str, Field(min_length=1, max_length=1_024)]] = frozenset()
+    """Names of its certificates (URI, DNS name or common name), with `grpc.tls_client_ca_file`."""
     permissions: frozenset[Permission] = Field(min_length=1)
+    """order, read, read_cards; operate (with read) for the people who run the service."""
     calls_per_second: float | None = Field(None, gt=0, le=1_000_000)
+    """At each replica; a second's worth may come at once."""
     open_streams: int | None = Field(None, ge=0, le=1_000_000)
+    """At each replica."""
     orders_in_flight: int | None = Field(None, ge=0, le=1_000_000)
+    """Orders that haven't ended, over all replicas."""
     spend_per_day: Annotated[Money | None, BeforeValidator(_money)] = None
+    """Quoted yuan that the orders of one UTC day may cost at worst, over all replicas."""
 
     @property
     def limits(self) -> Limits:
@@ -316,12 +362,19 @@ class JwtSettings(Section):
     """The issuer whose tokens clients may show."""
 
     issuer: str | None = Field(None, min_length=1, max_length=1_024)
+    """The claim `iss` that tokens have to carry; without it no token is accepted."""
     audience: str | None = Field(None, min_length=1, max_length=1_024)
+    """The claim `aud`, or one of its entries."""
     jwks_file: Path | None = None
+    """The issuer's public keys, a JSON Web Key Set; this or `jwks_url`."""
     jwks_url: str | None = None
+    """Where the issuer publishes them: https."""
     client_claim: str = Field("sub", min_length=1, max_length=200)
+    """The claim that holds the client's `id`."""
     leeway_seconds: float = Field(30.0, ge=0, le=300)
+    """By how much the issuer's clock may differ."""
     refresh_seconds: float = Field(300.0, ge=10, le=86_400)
+    """How often the keys are read again."""
 
     @field_validator("jwks_url")
     @classmethod

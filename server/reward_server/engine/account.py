@@ -236,6 +236,11 @@ class Account:
         """Products whose answers weren't understood since the last good one."""
         self._failures_in_row = 0
         self._breaker = Breaker(clock, rest_seconds)
+        metrics.watch_account(
+            plan.name,
+            resting=lambda: self.standing().state is AccountState.RESTING,
+            doubts=lambda: self._breaker.doubts,
+        )
         self._paused_until = 0.0
         self._paused_for = ""
         self._hold: Hold | None = None

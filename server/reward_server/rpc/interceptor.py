@@ -78,6 +78,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._authenticator = authenticator
         self._metrics = metrics
         self._max_message_bytes = max_message_bytes
+        for method in ALLOWED:
+            metrics.rpc_expected(method)
         self._limits = CallLimits()
         self._streaming: dict[asyncio.Task[Any], Caller] = {}
         self._withdrawn: set[asyncio.Task[Any]] = set()

@@ -9,6 +9,7 @@ from reward_server.catalogue import Product
 from reward_server.domain.order import Order
 from reward_server.engine.ordering import NotOrderable, OrderRequest
 from reward_server.engine.outlook import Outlook
+from reward_server.metrics import StreamEnd
 from reward_server.store import AuditEntry, Created
 
 
@@ -118,6 +119,15 @@ class RpcMetrics(Protocol):
     @property
     def stream_messages(self) -> Count:
         """Messages sent on streams."""
+
+    def stream_ended(self, cause: StreamEnd) -> None:
+        """A stream ended."""
+
+    def stream_delayed(self, milliseconds: int) -> None:
+        """Updates were written to a reader so long after the oldest of them was made."""
+
+    def rpc_expected(self, method: str) -> None:
+        """There is such a method; told before any call."""
 
     def rpc_started(self, method: str) -> None:
         """An RPC began; `method` as in "RewardService/CreateOrder"."""

@@ -13,6 +13,7 @@ import grpc.aio
 from reward_server.domain.order import Order
 from reward_server.errors import OrderNotFound, ReaderTooSlow, ResumeTokenExpired, ServerDraining
 from reward_server.hub import Entry, Hub, LogPruned, Watcher, shown
+from reward_server.metrics import StreamEnd
 from reward_server.resume import Tokens
 from reward_server.rpc.cards import CardReader
 from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream_snapshot_end
@@ -119,6 +120,7 @@ class StreamParts:
     metrics: RpcMetrics
     now_ms: Callable[[], int]
     stall_seconds: float = STALL_SECONDS
+    audit_seconds: float = AUDIT_SECONDS
     stream_seconds: float = math.inf
     """The server ends a stream after so long, some earlier: its client goes on over another connection."""
     beats: Beats = field(default_factory=Beats)
@@ -252,23 +254,36 @@ class _Remaining:
 
 
 class _Shown:
-    """What a stream in view FULL has shown since its last entry in the audit."""
+    """What a stream in view FULL has shown since its last entry in the audit.
 
-    __slots__ = ("_audit", "_cards", "_client_id", "_due", "_first", "_how", "_last", "_now")
+    An entry begins where the one before it ended: what lies between them was nothing to see.
+    """
 
-    def __init__(self, audit: Audit, client_id: str, how: str, now: Callable[[], float]) -> None:
+    __slots__ = ("_audit", "_cards", "_client_id", "_due", "_first", "_how", "_last", "_now", "_seconds")
+
+    def __init__(self, audit: Audit, client_id: str, how: str, now: Callable[[], float], seconds: float) -> None:
         self._audit = audit
         self._client_id = client_id
         self._how = how
         self._now = now
-        self._first, self._last, self._cards = -1, 0, 0
-        self._due = now() + AUDIT_SECONDS
+        self._seconds = seconds
+        self._first, self._last, self._cards = 0, 0, 0
+        self._due = now() + seconds
 
-    def add(self, first: int, last: int, cards: int) -> None:
-        """Takes what is about to be written: positions `first` to `last`, 0 to the head for a snapshot."""
-        if self._first < 0:
-            self._first = first
-        self._last = last
+    def begin(self, position: int) -> None:
+        """Notes that everything up to a position isn't shown."""
+        self._first, self._last = position + 1, position
+
+    def add(self, position: int, cards: int) -> None:
+        """Takes an update that is about to be written."""
+        self.look()
+        self._last = position
+        self._cards += cards
+
+    def add_snapshot(self, head: int, cards: int) -> None:
+        """Takes orders as of the head that are about to be written."""
+        self.look()
+        self._first, self._last = 0, head
         self._cards += cards
 
     def look(self) -> None:
@@ -282,8 +297,8 @@ class _Shown:
             positions = (self._first, self._last)
             entry = self._audit.streamed(self._client_id, how=self._how, cards=self._cards, positions=positions)
             self._audit.note(entry)
-        self._first, self._last, self._cards = -1, 0, 0
-        self._due = self._now() + AUDIT_SECONDS
+            self._first, self._cards = self._last + 1, 0
+        self._due = self._now() + self._seconds
 
 
 class UpdateStream:
@@ -307,7 +322,9 @@ class UpdateStream:
         self._head = Head(0, 0, 0)
         self._loop = asyncio.get_running_loop()
         how = call + _selected(request.selector)
-        self._shown = _Shown(parts.audit, client_id, how, self._loop.time) if request.full else None
+        self._shown = (
+            _Shown(parts.audit, client_id, how, self._loop.time, parts.audit_seconds) if request.full else None
+        )
         self._ends_at = self._loop.time() + parts.stream_seconds * random.uniform(1 - SPREAD, 1)
         """Looked at whenever something is written, a heartbeat at the latest."""
         self._position = 0
@@ -327,6 +344,8 @@ class UpdateStream:
             self._head = await parts.store.head(self._client_id)
             await check_orders(parts.store, self._client_id, request.selector)
             self._position = self._first_position()
+            if self._shown is not None:
+                self._shown.begin(self._position)
             watcher.start(self._position, self._head)
             writer = _Writer(
                 self._context,
@@ -337,18 +356,29 @@ class UpdateStream:
                 sent=parts.metrics.stream_messages,
             )
             parts.metrics.streams.inc()
+            end = StreamEnd.FAILED
             try:
                 await self._begin(writer)
                 await self._follow(watcher, writer)
+                end = StreamEnd.COMPLETE
+            except (asyncio.CancelledError, grpc.aio.BaseError):
+                end = StreamEnd.CANCELLED
+                raise
+            except ServerDraining:
+                end = StreamEnd.DRAINING if parts.hub.draining else StreamEnd.AGED
+                raise
             except _Stalled:
+                end = StreamEnd.TOO_SLOW
                 # A snapshot that was cut off has no place to continue at: what is left of it stands before the head.
                 raise ReaderTooSlow(self._token() if self._has_place else "") from None
             except LogPruned:
+                end = StreamEnd.LOG_PRUNED
                 head = await parts.store.head(self._client_id)
                 raise ResumeTokenExpired(parts.tokens.oldest(self._client_id, head)) from None
             finally:
                 writer.close()
                 parts.metrics.streams.dec()
+                parts.metrics.stream_ended(end)
                 if self._shown is not None:
                     self._shown.end()
 
@@ -368,7 +398,7 @@ class UpdateStream:
                 pairs = zip(page, cards, strict=True)
                 full = self._request.full
                 if self._shown is not None:
-                    self._shown.add(0, self._head.position, sum(map(shown, cards)))
+                    self._shown.add_snapshot(self._head.position, sum(map(shown, cards)))
                 await writer.write(stream_snapshot(order, its_cards, full=full) for order, its_cards in pairs)
             await writer.write([stream_snapshot_end(self._token())])
             self._has_place = True
@@ -408,6 +438,9 @@ class UpdateStream:
             if entries:
                 await watcher.load(entries)
                 await writer.write(self._messages(watcher, entries))
+                if entries[0].update.position > self._head.position:
+                    # Older ones waited for their reader to come back.
+                    self._parts.metrics.stream_delayed(self._parts.now_ms() - entries[0].update.order.updated_at)
             else:
                 # Writing gives way to others, searching doesn't: a store in this process answers at once.
                 await asyncio.sleep(0)
@@ -426,8 +459,7 @@ class UpdateStream:
     def _messages(self, watcher: Watcher, entries: Iterable[Entry]) -> Iterator[bytes]:
         for entry in entries:
             if self._shown is not None:
-                position = entry.update.position
-                self._shown.add(position, position, shown(entry.cards or ()))
+                self._shown.add(entry.update.position, shown(entry.cards or ()))
             yield watcher.message(entry, full=self._request.full)
             # We come back here once it was written.
             self._position = entry.update.position

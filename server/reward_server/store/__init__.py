@@ -12,9 +12,9 @@ What every engine promises:
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from reward_server.domain.order import Order, OrderState, PurchaseState, Source
 from reward_server.store.quotas import NO_QUOTA, Quota
@@ -342,6 +342,25 @@ class CallbackQuery:
     limit: int = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """Since when the oldest orders wait, milliseconds."""
+
+    made: Mapping[OrderState, int]
+    """When the oldest order in each state that isn't terminal was made; lacks states that no order is in."""
+    reviews: int
+    """Orders that a person should look at."""
+    review_since: int
+    """Since when the one waits that waits longest; 0 when there is none."""
+
+
+def oldest_of(rows: Iterable[Any]) -> Oldest:
+    """From rows `state, count, milliseconds`; that of the reviews has no state."""
+    found = {state: (count, since) for state, count, since in rows}
+    reviews, since = found.pop("", (0, 0))
+    return Oldest({OrderState(state): made for state, (_, made) in found.items()}, reviews, since)
+
+
 UpdateListener = Callable[[Sequence[Update]], None]
 """Called on the event loop after a commit with its updates, per client in the order of positions."""
 
@@ -373,8 +392,8 @@ class Store(Protocol):
     def commits(self) -> int:
         """Commits so far."""
 
-    def on_commit(self, observer: Callable[[int], None]) -> None:
-        """Who is told how many writes shared each commit."""
+    def on_commit(self, observer: Callable[[int, float], None]) -> None:
+        """Who is told how many writes shared each commit, and how many seconds it took."""
 
     def listen(self, listener: UpdateListener) -> None:
         """Adds a listener. It hears of the updates that this process commits, and of those that others commit to the
@@ -446,6 +465,9 @@ class Store(Protocol):
 
     async def open_order_counts(self) -> dict[OrderState, int]:
         """How many orders stand in each state that isn't terminal."""
+
+    async def oldest(self) -> Oldest:
+        """Since when the oldest orders wait."""
 
     async def reviews(self, after: ReviewPlace, limit: int) -> list[Order]:
         """One page of the orders, of all clients, that a person should look at: who waits longest comes first."""

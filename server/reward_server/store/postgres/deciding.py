@@ -43,7 +43,7 @@ class _Standing:
 
     order_id: str
     revision: int
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 @dataclass(slots=True)
@@ -68,8 +68,8 @@ class Batch:
     """What the client's orders could cost, by day: as stored and with what was decided so far, where it was asked."""
     in_flight: int = 0
     """The client's orders that haven't ended, likewise. One that ends in this batch counts on until the next."""
-    _created: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict)
-    _saved: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict)
+    _created: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict, repr=False)
+    _saved: dict[str, tuple[Order, bytes, int]] = field(default_factory=dict, repr=False)
     """The last state of each order, and its last position, 0 = nothing was logged."""
     _logged: list[Row] = field(default_factory=list)
     _purchases: dict[str, Row] = field(default_factory=dict)

@@ -7,6 +7,7 @@ order of commits, on whichever process they are made.
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -48,9 +49,9 @@ class GroupCommit:
         owner: Callable[[], str],
         chain: str,
         epoch: int,
-        committed: Callable[[str, int, list[Update]], None],
+        committed: Callable[[str, int, float, list[Update]], None],
     ) -> None:
-        """`committed` hears of the client, the number of writes and the updates of every commit."""
+        """`committed` hears of the client, the number of writes, the seconds and the updates of every commit."""
         self._pool = pool
         self._owner = owner
         self._chain = chain
@@ -130,6 +131,7 @@ class GroupCommit:
         return None
 
     async def _transact(self, client_id: str, writes: list[Write]) -> list[Result | StoreError | LimitReached]:
+        began = time.perf_counter()
         async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
             batch = await self._begin(connection, client_id, writes)
             try:
@@ -148,7 +150,7 @@ class GroupCommit:
             raise StoreUnavailable(f"the database didn't commit: {lost}")
         if not batch.is_empty:
             # Listeners first: whoever waits for the write finds the streams already told.
-            self._committed(client_id, len(writes), batch.updates)
+            self._committed(client_id, len(writes), time.perf_counter() - began, batch.updates)
         probes.probe("commit.told")
         return decided
 

@@ -266,6 +266,12 @@ SELECT client_id, order_id FROM purchases WHERE number = $2 AND account = $1;
 -- open_order_counts --
 SELECT state, count(*) FROM orders WHERE open GROUP BY state;
 
+-- oldest --
+-- What waits for a person has no state here.
+SELECT state, count(*), min(created_at) FROM orders WHERE open GROUP BY state
+UNION ALL
+SELECT '', count(*), coalesce(min(review_since), 0) FROM orders WHERE review_since > 0;
+
 -- reviews --
 SELECT body FROM orders
 WHERE review_since > 0 AND (review_since, order_id) > ($1, $2)

@@ -22,6 +22,7 @@ from reward_server.store import (
     Hold,
     KeptAnswer,
     Lease,
+    Oldest,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
@@ -37,6 +38,7 @@ from reward_server.store import (
     Update,
     UpdateListener,
     WrappedKey,
+    oldest_of,
 )
 from reward_server.store.chain import new_chain
 from reward_server.store.codec import decode_order, encode_order
@@ -92,7 +94,7 @@ class PostgresStore:
         """An adoption whose answer was lost: what it took is looked for among our own."""
         self._adopting = asyncio.Lock()
         self._listeners: list[UpdateListener] = []
-        self._observe: Callable[[int], None] = lambda _writes: None
+        self._observe: Callable[[int, float], None] = lambda _writes, _seconds: None
         self.chain = new_chain()
         """Of the audit."""
         self._group = GroupCommit(
@@ -114,8 +116,8 @@ class PostgresStore:
         """Whether the database hasn't answered for as long as a lease lasts; it is asked three times in that time."""
         return time.monotonic() > self._heard_at + self._lease_seconds
 
-    def on_commit(self, observer: Callable[[int], None]) -> None:
-        """Who is told how many writes shared each commit."""
+    def on_commit(self, observer: Callable[[int, float], None]) -> None:
+        """Who is told how many writes shared each commit, and how many seconds it took."""
         self._observe = observer
 
     def listen(self, listener: UpdateListener) -> None:
@@ -227,6 +229,10 @@ class PostgresStore:
     async def open_order_counts(self) -> dict[OrderState, int]:
         """How many orders stand in each state that isn't terminal."""
         return {OrderState(state): count for state, count in await self._fetch("open_order_counts")}
+
+    async def oldest(self) -> Oldest:
+        """Since when the oldest orders wait."""
+        return oldest_of(await self._fetch("oldest"))
 
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
@@ -495,10 +501,10 @@ class PostgresStore:
     async def _notify(self, payload: str) -> None:
         await self._execute("notify", payload)
 
-    def _committed(self, client_id: str, writes: int, updates: list[Update]) -> None:
+    def _committed(self, client_id: str, writes: int, seconds: float, updates: list[Update]) -> None:
         self.commits += 1
         self._heard()
-        self._observe(writes)
+        self._observe(writes, seconds)
         self._tailing.committed(client_id, updates)
 
     def _announce(self, updates: Sequence[Update]) -> None:

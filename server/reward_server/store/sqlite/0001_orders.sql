@@ -38,8 +38,8 @@ CREATE TABLE orders (
 -- Operators name an order by its id alone.
 CREATE UNIQUE INDEX orders_by_id ON orders (order_id);
 
--- Counting what is under way must not cost more as the settled orders pile up.
-CREATE INDEX orders_open ON orders (client_id, state) WHERE open = 1;
+-- Counting what is under way, and finding the oldest of it, must not cost more as the settled orders pile up.
+CREATE INDEX orders_open ON orders (client_id, state, created_at) WHERE open = 1;
 
 -- Nor must what waits for a person.
 CREATE INDEX orders_in_review ON orders (review_since, order_id) WHERE review_since > 0;

@@ -5,6 +5,7 @@ COMMIT, which waits for the disk, runs elsewhere. While it does, nobody touches 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -59,9 +60,9 @@ class GroupCommit:
 
     def __init__(self, connection: apsw.Connection, commit: Commit) -> None:
         self.commits = 0
-        self.on_commit: Callable[[int], None] = lambda _writes: None
-        """Told how many writes shared each commit."""
         """Commits so far, for metrics and tests."""
+        self.on_commit: Callable[[int, float], None] = lambda _writes, _seconds: None
+        """Told how many writes shared each commit, and how long it took."""
         self.broken = asyncio.Event()
         """Set when the store must not be used any more."""
         self._connection = connection
@@ -129,6 +130,7 @@ class GroupCommit:
     async def _run_batch(self, batch: list[_Member]) -> None:
         if self._broken_by is not None:
             return self._fail(batch, self._broken_by)
+        began = time.perf_counter()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             probes.probe("commit.begun")
@@ -153,7 +155,7 @@ class GroupCommit:
             broken = StoreBroken(f"the commit failed: {error}")
             return self._fail(batch, self.failed(error) or self.failed(broken) or broken)
         self.commits += 1
-        self.on_commit(len(batch))
+        self.on_commit(len(batch), time.perf_counter() - began)
         # Listeners first: whoever waits for the write finds the streams already told.
         self._announce([update for member in batch for update in member.updates])
         probes.probe("commit.told")

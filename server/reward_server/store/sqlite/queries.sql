@@ -210,6 +210,12 @@ WHERE open = 1 AND number > ?1 ORDER BY number LIMIT ?2;
 -- open_order_counts --
 SELECT state, count(*) FROM orders WHERE open = 1 GROUP BY state;
 
+-- oldest --
+-- What waits for a person has no state here.
+SELECT state, count(*), min(created_at) FROM orders WHERE open = 1 GROUP BY state
+UNION ALL
+SELECT '', count(*), coalesce(min(review_since), 0) FROM orders WHERE review_since > 0;
+
 -- keep_callback --
 INSERT INTO callbacks (account, digest, number, order_id, at, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT (account, digest) DO NOTHING

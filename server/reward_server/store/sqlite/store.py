@@ -23,6 +23,7 @@ from reward_server.store import (
     Hold,
     KeptAnswer,
     Lease,
+    Oldest,
     OpenPurchase,
     OrderQuery,
     PurchaseKey,
@@ -37,6 +38,7 @@ from reward_server.store import (
     Update,
     UpdateListener,
     WrappedKey,
+    oldest_of,
 )
 from reward_server.store.chain import COLUMNS, new_chain
 from reward_server.store.codec import decode_order, encode_order
@@ -94,8 +96,8 @@ class SqliteStore:
         """Commits so far."""
         return self._group.commits
 
-    def on_commit(self, observer: Callable[[int], None]) -> None:
-        """Who is told how many writes shared each commit."""
+    def on_commit(self, observer: Callable[[int, float], None]) -> None:
+        """Who is told how many writes shared each commit, and how many seconds it took."""
         self._group.on_commit = observer
 
     def listen(self, listener: UpdateListener) -> None:
@@ -188,6 +190,10 @@ class SqliteStore:
     async def open_order_counts(self) -> dict[OrderState, int]:
         """How many orders stand in each state that isn't terminal."""
         return {OrderState(state): count for state, count in self._read("open_order_counts")}
+
+    async def oldest(self) -> Oldest:
+        """Since when the oldest orders wait."""
+        return oldest_of(self._read("oldest"))
 
     async def cards(self, client_id: str, order_ids: Sequence[str]) -> dict[str, list[SealedCard]]:
         """The cards of several orders, hidden ones left out, by place."""
