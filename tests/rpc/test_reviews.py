@@ -271,7 +271,9 @@ async def test_the_record_comes_newest_first_and_page_by_page(operated: Operated
     newest = await operated.call("ListAuditEntries", only_decisions=True, page_size=1)
     [entry] = newest.entries
     assert (entry.what, entry.order_id, entry.purchase_number) == ("fail", order.order_id, order.purchases[0].number)
-    oldest = await operated.call("ListAuditEntries", only_decisions=True, page_size=1, page_token=newest.next_page_token)
+    oldest = await operated.call(
+        "ListAuditEntries", only_decisions=True, page_size=1, page_token=newest.next_page_token
+    )
     assert ([entry.what for entry in oldest.entries], oldest.next_page_token) == (["pause"], "")
 
 

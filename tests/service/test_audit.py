@@ -107,7 +107,9 @@ async def test_no_card_is_answered_that_cannot_be_written_down(tmp_path: Path) -
         it.server.faults()
         assert (await it.client.get(order.order_id)).cards == order.cards
         assert await it.server.stop() == 0
-    entries = [(entry.what, call(entry.reason), entry.cards) for entry in await stored(tmp_path) if entry.what == "read"]
+    entries = [
+        (entry.what, call(entry.reason), entry.cards) for entry in await stored(tmp_path) if entry.what == "read"
+    ]
     assert entries == [("read", "RewardService/GetOrder", 1)]
 
 

@@ -400,7 +400,7 @@ async def test_replicas_use_the_keys_that_another_made(
     """The other one opens at once what was sealed under the new key, seals under it soon, and nothing is left under the
     former one.
     """
-    monkeypatch.setattr(keyring, "LEARN_SECONDS", 0.2)
+    monkeypatch.setattr(keyring, "LEARN_SECONDS", 600.0)
     monkeypatch.setattr(keyring, "SETTLE_SECONDS", 0.6)
     async with two(tmp_path, store_url) as (here, there):
         ctl = terminal(capsys, tmp_path, here.place.grpc_port)
@@ -408,6 +408,10 @@ async def test_replicas_use_the_keys_that_another_made(
         await ctl("keys", "rotate", *WHY)
         orders += await bought(here.client, "here-2")
         assert [(await there.client.get(order.order_id)).cards for order in orders] == [order.cards for order in orders]
+        monkeypatch.setattr(keyring, "LEARN_SECONDS", 0.2)
+        for one in (here, there):
+            # Has it look now, and often from now on.
+            await terminal(capsys, tmp_path, one.place.grpc_port)("keys", "rotate", "--only-wrap", *WHY)
         rings = await ctl.rotated()
         orders += await bought(there.client, "there-2")
         for one in (here, there):

@@ -44,7 +44,7 @@ async def judge(witness: Witness, acknowledged: dict[str, str], server: Server |
 async def _cards(server: Server, order: Order) -> list[Card]:
     reader = CardReader(server.store, server.vault)
     [cards] = await reader.read([order])
-    return [card for _, card in cards]
+    return [card for _, card in cards if isinstance(card, Card)]
 
 
 def _judge_order(witness: Witness, order: Order, cards: list[Card]) -> None:
