@@ -209,6 +209,21 @@ async def test_what_a_missing_master_key_kept_shut_opens_once_it_is_put_back(sto
     assert restarted.open(sealed, "secret", "of a card") == b"paid"
 
 
+async def test_a_caller_that_gives_up_leaves_no_half_of_a_rotation(store: Any) -> None:
+    """Everybody has a new key a moment later."""
+    vault, ring = await process(store, BOTH, HandClock())
+    clients = [f"shop-{n}" for n in range(20)]
+    for client_id in clients:
+        await vault.client(client_id)
+    calling = asyncio.create_task(ring.rotate("", only_wrap=False, by="operator", reason="why"))
+    while len(await store.rotations()) < 3:  # noqa: ASYNC110 - nor is anybody in between
+        await asyncio.sleep(0.001)
+    calling.cancel()
+    while len(await store.rotations()) < len(clients) + 1:  # noqa: ASYNC110 - the caller isn't told any more
+        await asyncio.sleep(0.001)
+    assert {ring_.count for ring_ in await ring.rings()} == {2}
+
+
 async def test_changed_master_keys_wait_until_the_store_answers(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to touch the file again."""
     monkeypatch.setattr(keyring, "LEARN_SECONDS", 0.01)

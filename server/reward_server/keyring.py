@@ -69,6 +69,7 @@ class Keyring:
         """Since when this process has known of each rotation that goes on, monotonic, by client and key."""
         self._told: set[tuple[str, bytes]] = set()
         """Rotations of which was said that they are left to others."""
+        self._rotating: set[asyncio.Task[list[KeyRing]]] = set()
         self._offered: MasterKeys | None = None
         """Changed master keys that wait for the store to tell whether they open everything."""
         self._taking = asyncio.Lock()
@@ -113,8 +114,15 @@ class Keyring:
     async def rotate(self, client_id: str, *, only_wrap: bool, by: str, reason: str) -> list[KeyRing]:
         """Makes new data keys, and wraps all by the current master key; for one client, or for "" everybody.
 
-        Raises ClientNotFound, or KeyNotOpened before anything was changed.
+        Raises ClientNotFound, or KeyNotOpened before anything was changed. Cancelling the caller cancels nothing that
+        was begun: with many clients it may take longer than a caller waits.
         """
+        work = asyncio.create_task(self._rotate(client_id, only_wrap=only_wrap, by=by, reason=reason))
+        self._rotating.add(work)
+        work.add_done_callback(self._rotating.discard)
+        return await asyncio.shield(work)
+
+    async def _rotate(self, client_id: str, *, only_wrap: bool, by: str, reason: str) -> list[KeyRing]:
         keys = [key for key in await self._store.all_data_keys() if client_id in (SERVICE, key.client_id)]
         if not keys:
             raise ClientNotFound(client_id)

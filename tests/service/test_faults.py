@@ -126,7 +126,7 @@ async def answered(call: Any) -> Any:
 @pytest.mark.rule("D12")
 async def test_a_full_disk_refuses_new_orders_and_holds_answers_until_there_is_space(tmp_path: Path) -> None:
     """Purchases under way are answered while nothing can be written: each answer is held and stored when it can be.
-    What is stored stays readable. With space again everything goes on by itself, with the same process.
+    What is stored stays readable, cards masked. With space again everything goes on by itself, with the same process.
     """
     async with stage(tmp_path) as it:
         done = await it.create("kasushou/card", "before")
@@ -145,7 +145,7 @@ async def test_a_full_disk_refuses_new_orders_and_holds_answers_until_there_is_s
         for attempt in range(3):
             await store_refuses(it.create("kasushou/card", f"refused-{attempt}"))
         await it.server.said("evidence waits for the store")
-        assert (await it.client.get(done.order.order_id)).cards
+        assert (await it.client.get(done.order.order_id, "BASIC")).cards
         assert len(it.requests("kasushou/card")) == 2
         it.server.faults()
         for created in under_way:

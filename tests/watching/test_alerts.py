@@ -1,5 +1,6 @@
 """The alert rules fire when they should and are silent when they should be."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +55,16 @@ def test_every_alert_has_a_page_that_says_what_to_do(name: str) -> None:
 def test_the_runbook_has_no_page_without_an_alert() -> None:
     """A page that nothing leads to goes stale."""
     assert {page.stem for page in RUNBOOK.glob("*.md")} == {*RULES, "index"}
+
+
+def test_the_runbook_quotes_events_metrics_and_commands_that_exist() -> None:
+    """What stands in code type is an event of the log, a metric, or a command; the first two are on their pages."""
+    events = set(re.findall(r"^\| (.+?) \| \w+", (ROOT / "docs" / "logs.md").read_text(), re.MULTILINE))
+    metrics = set(re.findall(r"`((?:reward|process)_\w+)`", (ROOT / "docs" / "operations.md").read_text()))
+    for page in RUNBOOK.glob("Reward*.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+        for quoted in (" ".join(found.split()) for found in re.findall(r"`([^`]+)`", text)):
+            if name := re.match(r"(?:reward|process)_\w+", quoted):
+                assert name[0] in metrics, (page.name, quoted)
+            elif " " in quoted and not quoted.startswith(("rewardctl ", "reward-server ", "systemctl ", "promtool ")):
+                assert quoted in events, (page.name, quoted)
