@@ -1,6 +1,7 @@
 """Sealing: what is sealed opens where it belongs and nowhere else."""
 
 import base64
+import os
 import re
 import stat
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from reward_server.sealing import (
     MasterKeys,
     SealBroken,
     Vault,
+    add_master_key,
     create_master_key_file,
 )
 from reward_server.store import Store
@@ -325,6 +327,22 @@ def test_a_created_key_file_is_private_and_read_back(tmp_path: Path) -> None:
     with pytest.raises(MasterKeyRefused, match="exists"):
         create_master_key_file(path)
     assert path.read_text() == content
+
+
+def test_a_key_is_added_to_a_file(tmp_path: Path) -> None:
+    """As the first, which wraps, or as the last; those that were there stay. The file stays its owner's and private,
+    and a symbolic link to it stays one.
+    """
+    path, link = tmp_path / "real" / "master.keys", tmp_path / "link"
+    first = create_master_key_file(path)
+    link.symlink_to(path)
+    if os.geteuid() == 0:
+        os.chown(path, 65_534, 65_534)
+    owner = path.stat().st_uid
+    last, newest = add_master_key(link, last=True), add_master_key(link, last=False)
+    assert repr(MasterKeys.read(path)) == f"MasterKeys({newest}, {first}, {last})"
+    assert (link.is_symlink(), path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (True, owner, 0o600)
+    assert [file.name for file in path.parent.iterdir()] == ["master.keys"]
 
 
 @pytest.mark.rule("D14")

@@ -187,11 +187,18 @@ def add_master_key(path: Path, *, last: bool) -> str:
     """
     MasterKeys.read(path)
     name, line = _new_master_key()
+    # Behind a symbolic link stands the file.
+    path = path.resolve()
     beside = path.with_name(f".{path.name}.{name}")
     try:
-        text = path.read_text()
-        _write_private(beside, f"{text.rstrip()}\n{line}" if last else line + text)
-        beside.replace(path)
+        text, facts = path.read_text(), path.stat()
+        try:
+            _write_private(beside, f"{text.rstrip()}\n{line}" if last else line + text)
+            # The server's file stays the server's, also when root adds the key.
+            os.chown(beside, facts.st_uid, facts.st_gid)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
         _sync_folder(path)
     except OSError as error:
         raise MasterKeyRefused(f"{path} can't be replaced: {error.strerror}") from None
