@@ -649,7 +649,9 @@ class World:
                 order = await self.client.insist(lambda: self.client.get(order_id, "FULL"))
                 return order, await self.client.insist(lambda: self.client.get(order_id, "EXPLAINED"))
 
-        answers = await asyncio.gather(*(ask(wish, order_id) for wish, order_id in self.acknowledged.items()))
+        # An answer that comes only now is one more, and not among those that are judged.
+        acknowledged = dict(self.acknowledged)
+        answers = await asyncio.gather(*(ask(wish, order_id) for wish, order_id in acknowledged.items()))
         sold: dict[str, list[dict[str, Any]]] = {}
         for kind in KINDS:
             entries = self.sandbox.books(kind)["orders"]
@@ -657,7 +659,7 @@ class World:
             for entry in entries:
                 sold.setdefault(entry["number"], []).append(entry)
         found.most_under_one_number = max(map(len, sold.values()), default=0)
-        for wish, (order, explained) in zip(self.acknowledged, answers, strict=True):
+        for wish, (order, explained) in zip(acknowledged, answers, strict=True):
             entries = [entry for purchase in explained.purchases for entry in sold.pop(purchase.number, [])]
             found.states[State.Name(order.state).removeprefix("ORDER_STATE_")] += 1
             self._compare_order(wish, order, explained, entries, found)

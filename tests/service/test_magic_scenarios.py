@@ -29,7 +29,12 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         for one in shop.scenarios
         if one.lapse and one.magic
     },
-    "kasushou/topup-form": "the fields of an order form belong to the product",
+    **{
+        f"{kind}/{one.name}": "the fields of an order form belong to the product: another one's refuses them once it is read"
+        for kind, shop in shops().items()
+        for one in shop.scenarios
+        if one.form and one.magic
+    },
 }
 """Scenarios whose outcome a magic recipient can't bring about, or not soon, and why."""
 
