@@ -30,7 +30,7 @@ NOT_PLAYED: Final[Mapping[str, str]] = {
         if one.lapse and one.magic
     },
     **{
-        f"{kind}/{one.name}": "the fields of an order form belong to the product: another one's refuses them once it is read"
+        f"{kind}/{one.name}": "the fields of an order form belong to the product; another one refuses them"
         for kind, shop in shops().items()
         for one in shop.scenarios
         if one.form and one.magic
