@@ -149,3 +149,17 @@ async def test_notes_that_wait_too_long_make_room_for_newer_ones(
     await audit.close()
     assert shelf.kept == ["release", "note 2", "note 3", "stop"]
     assert alerts.heard == ["audit_lost"]
+
+
+async def test_it_is_behind_once_a_note_has_waited_for_a_minute(shelf: Any, alerts: Alerts) -> None:
+    """Until it is written; readings that wait to be answered don't count."""
+    now = 1_000
+
+    log = AuditLog(shelf, alerts, now_ms=lambda: now)
+    log.note(seen(log, "a stream"))
+    assert not log.behind
+    now += 60_001
+    assert log.behind
+    log.start("release")
+    await log.close()
+    assert not log.behind

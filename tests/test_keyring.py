@@ -258,3 +258,54 @@ async def test_a_rotation_waits_until_everybody_knows_its_key(store: Any) -> Non
     assert await keys_of_tokens(store, "a") == {vault.system.key_id} != {former}
     [rotation] = await store.rotations()
     assert rotation.ended_at
+
+
+async def test_a_lost_former_key_keeps_nobody_from_rotating(store: Any) -> None:
+    """What it sealed is out of reach whatever is done; the service's own key and the others go on."""
+    vault, ring = await process(store, BOTH, HandClock())
+    for client_id in ("shop", "other"):
+        await vault.client(client_id)
+    [former] = await store.data_keys("shop")
+    await ring.rotate("shop", only_wrap=False, by="operator", reason="yearly")
+    assert await store.rewrap(former, replace(former, wrapped=b"damaged"))
+    _, ring = await process(store, BOTH, HandClock())
+    await ring.check()
+    with capture_logs() as logs:
+        await ring.rotate("", only_wrap=False, by="operator", reason="yearly")
+    assert [one.count for one in await ring.rings()] == [2, 2, 3]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
+        "what a former key sealed doesn't open",
+        "a sealed value doesn't open",
+    ][:1]
+
+
+async def test_master_keys_that_were_refused_are_taken_once_nothing_needs_the_missing_one(store: Any) -> None:
+    """The operator did what was said, by way of another process; else a new client's key would be lost."""
+    first_vault, first = await process(store, ONLY_OLD, HandClock())
+    await first_vault.client("shop")
+    _, second = await process(store, BOTH, HandClock())
+    with capture_logs() as logs:
+        await first.take(MasterKeys({"new": NEW}))
+        await first.take_offered()
+    assert [entry["event"] for entry in logs] == ["the changed master keys aren't used"], "once is enough"
+    await second.rotate("", only_wrap=True, by="operator", reason="a new master key")
+    await first.take_offered()
+    assert first.master_key_id == "new"
+
+
+async def test_others_keys_are_learned_also_while_there_is_much_to_seal_again(store: Any) -> None:
+    """A process that is busy with it seals under a key of another process as soon as one that isn't."""
+    clock = HandClock()
+    vault, ring = await process(store, BOTH, clock)
+    for n in range(3):
+        await keep_token(store, vault, f"kss_{n}")
+    await ring.rotate("", only_wrap=False, by="operator", reason="yearly")
+    sealer = await vault.client("shop")
+    other_vault, other = await process(store, BOTH, clock)
+    await other_vault.client("shop")
+    await ring.reseal()
+    await other.rotate("shop", only_wrap=False, by="operator", reason="leaked")
+    clock.passed += SETTLE_SECONDS
+    learned = sealer.key_id
+    await ring.reseal()
+    assert sealer.key_id != learned

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -13,6 +13,10 @@ BATCH = 200
 """Entries written at once."""
 MAX_NOTES = 10_000
 """Notes that wait for a store that can't write; beyond that the oldest go, and an alert tells."""
+MAX_TOLD = 1_000
+"""Dropped entries that the log names."""
+BEHIND_MS = 60_000
+"""Streams show no more cards once a note has waited so long."""
 RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """How long the last entries may take: a store that doesn't answer must not keep the process from its end."""
@@ -44,6 +48,12 @@ class AuditLog:
         self._some = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+
+    @property
+    def behind(self) -> bool:
+        """Whether what streams showed a minute ago couldn't be written down yet."""
+        oldest = next((entry for entry, done in self._waiting if done is None), None)
+        return oldest is not None and self._now_ms() > oldest.at + BEHIND_MS
 
     def start(self, release: str) -> None:
         """Begins this process's chain."""
@@ -108,7 +118,7 @@ class AuditLog:
                 await self._writer
                 await self._store.record([self._own("stop")])
         if lost := [entry for entry, done in self._waiting if done is None]:
-            self._lost(len(lost))
+            self._lost(lost)
 
     def _own(self, what: str, *, reason: str = "", cards: int = 0) -> AuditEntry:
         return AuditEntry(at=self._now_ms(), by=SERVER, what=what, reason=reason, cards=cards)
@@ -156,7 +166,7 @@ class AuditLog:
                 return True
             log.error("an entry of the audit can't be written", why=repr(error))
             if batch[0][1] is None:
-                self._lost(1)
+                self._lost([batch[0][0]])
             _settle(batch, StoreError(f"the audit can't be written: {error}"))
             return True
         _settle(batch, None)
@@ -168,11 +178,21 @@ class AuditLog:
         if (beyond := len(kept) - MAX_NOTES) > 0:
             dropped = {id(one) for one in kept[:beyond]}
             self._waiting = [one for one in self._waiting if id(one) not in dropped]
-            self._lost(beyond)
+            self._lost([entry for entry, _ in kept[:beyond]])
 
-    def _lost(self, count: int) -> None:
+    def _lost(self, entries: Sequence[AuditEntry]) -> None:
         self._metrics.alert("audit_lost")
-        log.error("audit entries of streams were dropped", count=count)
+        log.error("audit entries of streams were dropped", count=len(entries))
+        for entry in entries[:MAX_TOLD]:
+            # The log is what is left of them.
+            log.error(
+                "an audit entry was dropped",
+                client=entry.by,
+                what=entry.what,
+                positions=f"{entry.first_position}-{entry.last_position}",
+                card_count=entry.cards,
+                why=entry.reason,
+            )
 
 
 def _settle(batch: list[Waiting], error: StoreError | None) -> None:

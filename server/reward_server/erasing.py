@@ -9,7 +9,7 @@ from reward_server.auditing import AuditLog
 from reward_server.clock import Clock
 from reward_server.metrics import Sealed
 from reward_server.sealing import Counted, uncounted
-from reward_server.store import Erased, Store, StoreUnavailable
+from reward_server.store import Erased, Store, StoreError
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Eraser:
                     total.cards + erased.cards, total.answers + erased.answers, total.callbacks + erased.callbacks
                 )
                 await asyncio.sleep(REST_SECONDS)
-        except StoreUnavailable as error:
+        except StoreError as error:
             log.warning("erasing waits for the store", why=str(error))
         # Another process may have erased as well.
         self._forget()

@@ -102,6 +102,17 @@ class ClientNotFound(RewardError):
         super().__init__(f"no client {client_id!r} has keys: those that have never ordered have none; see ListKeys")
 
 
+class CardNotOpened(RewardError):
+    """A card is stored and can't be shown: its key is missing, or it was changed."""
+
+    def __init__(self, order_id: str) -> None:
+        self.order_id = order_id
+        super().__init__(
+            f"a card of order {order_id} is stored but doesn't open; nothing is lost yet: the service's operator finds"
+            " the reason in the log by the request id"
+        )
+
+
 class KeyNotOpened(RewardError):
     """A data key doesn't open under any configured master key."""
 

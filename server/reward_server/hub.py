@@ -34,13 +34,18 @@ class ErasedCard:
     """When, milliseconds."""
 
 
-Cards: TypeAlias = Sequence[tuple[int, Card | ErasedCard]]
+@dataclass(frozen=True, slots=True)
+class ClosedCard:
+    """A card that is stored and doesn't open: its key is gone, or it was changed. The log says which."""
+
+
+Cards: TypeAlias = Sequence[tuple[int, Card | ErasedCard | ClosedCard]]
 """Cards of an order with their places in it."""
 
 
 def shown(cards: Cards) -> int:
     """How many of them there is something to see of."""
-    return sum(not isinstance(card, ErasedCard) for _, card in cards)
+    return sum(not isinstance(card, ErasedCard | ClosedCard) for _, card in cards)
 
 
 class LogPruned(Exception):

@@ -72,7 +72,11 @@ class Keyring:
         self._rotating: set[asyncio.Task[list[KeyRing]]] = set()
         self._offered: MasterKeys | None = None
         """Changed master keys that wait for the store to tell whether they open everything."""
+        self._refused: MasterKeys | None = None
+        """Those of them of which was said why they can't be used yet."""
         self._taking = asyncio.Lock()
+        self._looked_at = clock.monotonic()
+        """When other processes' keys were looked for, monotonic."""
 
     @property
     def master_key_id(self) -> str:
@@ -127,10 +131,16 @@ class Keyring:
         if not keys:
             raise ClientNotFound(client_id)
         master = self._vault.master_keys
-        try:
-            opened = [(key, master.unwrap(key)) for key in keys]
-        except SealError as error:
-            raise KeyNotOpened(str(error)) from None
+        newest = {key.client_id: key for key in keys}
+        opened: list[tuple[WrappedKey, bytes]] = []
+        for key in keys:
+            try:
+                opened.append((key, master.unwrap(key)))
+            except SealError as error:
+                if newest[key.client_id] is key:
+                    raise KeyNotOpened(str(error)) from None
+                # As at a start: what it sealed is out of reach whatever is done, and nobody else may suffer for it.
+                log.error("what a former key sealed doesn't open", why=str(error))
         for name in dict.fromkeys(key.client_id for key in keys):
             at = self._clock.now_ms()
             what = "wrapped by the current master key" if only_wrap else "a new data key"
@@ -160,9 +170,10 @@ class Keyring:
         While the store can't tell, they wait; `run` tries again.
         """
         self._offered = master_keys
-        await self._take_offered()
+        await self.take_offered()
 
-    async def _take_offered(self) -> None:
+    async def take_offered(self) -> None:
+        """Takes over the master keys that wait, if nothing stands against them any more."""
         async with self._taking:
             master_keys = self._offered
             if master_keys is None:
@@ -172,12 +183,12 @@ class Keyring:
             except StoreError as error:
                 log.warning("the changed master keys wait for the store", why=str(error))
                 return
-            if self._offered is master_keys:
+            # Those that are refused stay offered: they are fine once nothing needs the missing key any more.
+            if self._offered is master_keys and self._use(master_keys, stored):
                 self._offered = None
-                if self._use(master_keys, stored):
-                    # What couldn't be opened may be now.
-                    with contextlib.suppress(StoreError):
-                        await self._vault.learn_all()
+                # What couldn't be opened may be now.
+                with contextlib.suppress(StoreError):
+                    await self._vault.learn_all()
 
     def _use(self, master_keys: MasterKeys, stored: Iterable[WrappedKey]) -> bool:
         former = self._vault.master_keys
@@ -188,7 +199,9 @@ class Keyring:
                 with contextlib.suppress(SealError):
                     former.unwrap(key)
                     mend = "put it back, and take it out after `rewardctl keys rotate`"
-                    log.error("the changed master keys aren't used", why=str(error), mend=mend)
+                    if self._refused is not master_keys:
+                        self._refused = master_keys
+                        log.error("the changed master keys aren't used", why=str(error), mend=mend)
                     return False
         self._vault.use(master_keys)
         if master_keys.current != former.current:
@@ -199,9 +212,7 @@ class Keyring:
         """Learns of other processes' keys and seals older values again, until cancelled."""
         while True:
             try:
-                await self._take_offered()
-                if self._shared:
-                    await self._vault.learn_all()
+                await self._look()
                 await self.reseal()
             except StoreError as error:
                 log.warning("sealing again waits for the store", why=str(error))
@@ -209,6 +220,12 @@ class Keyring:
                 async with asyncio.timeout(LEARN_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
+
+    async def _look(self) -> None:
+        self._looked_at = self._clock.monotonic()
+        await self.take_offered()
+        if self._shared:
+            await self._vault.learn_all()
 
     async def reseal(self) -> None:
         """Goes through everything that waits to be sealed under a newer key."""
@@ -221,6 +238,9 @@ class Keyring:
                     continue
                 await self._one_page(sealer, rotation)
                 await asyncio.sleep(REST_SECONDS)
+                if self._clock.monotonic() >= self._looked_at + LEARN_SECONDS:
+                    # However much there is to do: nobody seals under a former key for longer than that.
+                    await self._look()
 
     async def _due(self) -> list[Rotation]:
         """The rotations that go on, and whose key all processes seal under by now.

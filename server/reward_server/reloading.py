@@ -49,10 +49,10 @@ class Reloader:
             if self._asked.is_set() or stamps != self._stamps:
                 self._asked.clear()
                 self._stamps = stamps
-                await self._reload()
+                await self._reload(stamps)
             self._looked()
 
-    async def _reload(self) -> None:
+    async def _reload(self, stamps: list[tuple[int, int, int] | None]) -> None:
         if self._current.read_again is None:
             return
         try:
@@ -61,10 +61,20 @@ class Reloader:
             for problem in error.problems:
                 log.error("the changed configuration isn't used", problem=str(problem))
             return
+        except Exception:
+            # A defect of ours mustn't end the looking: a key may be withdrawn next.
+            log.exception("the changed configuration isn't used")
+            return
+        if settings.uses_dev_keys and not self._running.uses_dev_keys:
+            # A file that is half written, or the wrong one: nobody means to let strangers in.
+            why = "clients: there is none any more, and the published keys would be accepted"
+            log.error("the changed configuration isn't used", problem=why)
+            return
         self._take(settings)
+        # What is written while it is being read has to be seen as a change: the stamps are those from before. Other
+        # files than before are read once more, since nobody looked at them then.
+        self._stamps = stamps if _files(settings) == _files(self._current) else []
         self._current = settings
-        # It may name other files than before.
-        self._stamps = _stamps(settings)
         log.info("configuration taken over", clients=len(settings.clients))
         if waiting := needs_restart(self._running, settings):
             log.warning("these changes need a restart", keys=waiting)
@@ -100,8 +110,12 @@ def _facts(account: AccountSettings | None) -> Any:
 
 
 def _stamps(settings: Settings) -> list[tuple[int, int, int] | None]:
+    return [_stamp(file) for file in _files(settings)]
+
+
+def _files(settings: Settings) -> tuple[Path | None, ...]:
     grpc = settings.grpc
-    files = (
+    return (
         settings.file,
         grpc.tls_certificate_file,
         grpc.tls_key_file,
@@ -109,7 +123,6 @@ def _stamps(settings: Settings) -> list[tuple[int, int, int] | None]:
         settings.jwt.jwks_file,
         settings.master_keys.source,
     )
-    return [_stamp(file) for file in files]
 
 
 def _stamp(file: Path | None) -> tuple[int, int, int] | None:

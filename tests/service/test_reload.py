@@ -4,15 +4,21 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
+import pytest
 import structlog
 from grpc.aio import AioRpcError
 
+from reward_server import reloading
 from reward_server.access import new_key
 from reward_server.clock import Clock
+from reward_server.config import Settings, load_settings
+from reward_server.reloading import Reloader
+from reward_server.sealing import add_master_key
 from rewardservice.v1.reward_service_pb2 import CreateOrderRequest, StreamOrderUpdatesRequest
 
 from .bare import Authority, Refusal, answered, bare, client_toml, line, refused, until, write_config
@@ -151,6 +157,65 @@ async def test_a_bad_configuration_changes_nothing(tmp_path: Path) -> None:
         await old.call()
         async with line(server.port, NEW) as new:
             assert (await new.refusal()).reason == "UNAUTHENTICATED"
+
+
+async def test_published_keys_are_never_switched_on_by_a_change(tmp_path: Path) -> None:
+    """A file without clients is half written, or the wrong one: strangers stay out, and clients go on."""
+    async with bare(tmp_path, shop(OLD_HASH)) as server, line(server.port, OLD) as old:
+        with structlog.testing.capture_logs() as logs:
+            server.rewrite("")
+            server.app.reload()
+
+            async def told() -> bool:
+                return any("published keys" in str(entry.get("problem")) for entry in logs)
+
+            await until(told)
+        await old.call()
+        async with line(server.port, "dev-key") as stranger:
+            assert (await stranger.refusal()).reason == "UNAUTHENTICATED"
+
+
+async def test_no_file_ends_the_looking(tmp_path: Path) -> None:
+    """After one that can't be read, whatever it is, the next is taken over: a key may be withdrawn by it."""
+    async with bare(tmp_path, shop(OLD_HASH)) as server, line(server.port, OLD) as old:
+        with structlog.testing.capture_logs() as logs:
+            server.rewrite(shop(OLD_HASH) + "[stream]\nretention_days = " + "9" * 5_000)
+            server.app.reload()
+
+            async def told() -> bool:
+                return any(entry["event"] == "the changed configuration isn't used" for entry in logs)
+
+            await until(told)
+        server.rewrite(shop(NEW_HASH))
+        await until(refused(old))
+
+
+async def test_a_change_that_comes_while_another_one_is_read_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lands behind the reading and before the end of it."""
+    monkeypatch.setattr(reloading, "POLL_SECONDS", 0.02)
+    config = write_config(tmp_path, shop(OLD_HASH))
+    settings = load_settings(config, {})
+    taken: list[str] = []
+
+    def read_again() -> Settings:
+        found = load_settings(config, {})
+        if not taken:
+            taken.append(add_master_key(tmp_path / "master.key", last=False))
+        return replace(found, read_again=read_again)
+
+    def take(changed: Settings) -> None:
+        taken.append(changed.master_keys.current)
+
+    watching = asyncio.create_task(Reloader(replace(settings, read_again=read_again), take, lambda: None).run())
+    write_config(tmp_path, shop(NEW_HASH))
+
+    async def seen_twice() -> bool:
+        return len(taken) > 1 and taken[-1] == taken[0]
+
+    await until(seen_twice)
+    watching.cancel()
 
 
 async def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:

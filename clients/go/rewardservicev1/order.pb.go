@@ -881,7 +881,8 @@ type Card struct {
 	CardId string `protobuf:"bytes,1,opt,name=card_id,json=cardId,proto3" json:"card_id,omitempty"`
 	// What the fields mean together.
 	Kind CardKind `protobuf:"varint,2,opt,name=kind,proto3,enum=rewardservice.v1.CardKind" json:"kind,omitempty"`
-	// True when this view leaves the secrets out; `number` is then masked except for its last characters.
+	// True when this view leaves the secrets out; `number` is then masked except for its last characters. Also true in view
+	// FULL when the card is stored but can't be opened at the moment: then only `card_id` and `after_sale` are set besides.
 	Masked bool `protobuf:"varint,3,opt,name=masked,proto3" json:"masked,omitempty"`
 	// Card number. May be empty.
 	Number string `protobuf:"bytes,4,opt,name=number,proto3" json:"number,omitempty"`

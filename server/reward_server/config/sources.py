@@ -238,6 +238,11 @@ def _parse(file: FilePath, text: str) -> dict[str, Any]:
         line = f"line {at[1]}, column {at[2]}" if at and at[1] else "at its end"
         mend = "texts need quotes" if message.startswith("Invalid value") else ""
         raise ConfigError([Problem(str(file), f"not TOML: {_AT.sub('', message)}", mend, line)]) from None
+    except ValueError:
+        # Python reads no number of thousands of digits.
+        raise ConfigError(
+            [Problem(str(file), "not TOML: a number of thousands of digits", "no key needs one")]
+        ) from None
     except RecursionError:
         raise ConfigError([Problem(str(file), "nested too deeply", "no key needs more than a few levels")]) from None
 

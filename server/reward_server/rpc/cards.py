@@ -4,14 +4,19 @@ doubt what suppliers said."""
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import structlog
+
 from reward_adapters.contract import Card
 from reward_server.domain.order import Order
-from reward_server.hub import Cards, ErasedCard
+from reward_server.errors import CardNotOpened
+from reward_server.hub import Cards, ClosedCard, ErasedCard
 from reward_server.resume import Tokens
 from reward_server.rpc.messages import stream_update, update_message
 from reward_server.rpc.ports import CardOpener, CardVault, Opener
 from reward_server.sealing import SealError
 from reward_server.store import KeptAnswer, SealedCard, Store, Update
+
+log = structlog.get_logger(__name__)
 
 MAX_ANSWERS = 20
 """Kept answers that are shown of an order."""
@@ -24,8 +29,12 @@ class CardReader:
         self._store = store
         self._vault = vault
 
-    async def read(self, orders: Sequence[Order]) -> list[Cards]:
-        """The cards of each order, all of one client, as of the order's version. Orders without cards cost nothing."""
+    async def read(self, orders: Sequence[Order], *, strictly: bool = False) -> list[Cards]:
+        """The cards of each order, all of one client, as of the order's version. Orders without cards cost nothing.
+
+        A card that doesn't open mustn't keep its client from everything else: it is shown closed, unless `strictly`,
+        which raises CardNotOpened.
+        """
         with_cards = {order.order_id: order for order in orders if order.card_count}
         if not with_cards:
             return [()] * len(orders)
@@ -34,7 +43,7 @@ class CardReader:
         to_open = [card.sealed for cards in stored.values() for card in cards if not card.erased_at]
         opener = await self._vault.client(client_id, to_open)
         opened = {
-            order_id: [(card.version, card.card_no, _opened_card(opener, order_id, card)) for card in cards]
+            order_id: [(card.version, card.card_no, _opened_card(opener, order_id, card, strictly)) for card in cards]
             for order_id, cards in stored.items()
         }
         return [
@@ -58,8 +67,16 @@ class CardReader:
             await asyncio.sleep(0)
 
 
-def _opened_card(opener: CardOpener, order_id: str, card: SealedCard) -> Card | ErasedCard:
-    return ErasedCard(card.erased_at) if card.erased_at else opener.open_card(card.sealed, order_id, card.card_no)
+def _opened_card(opener: CardOpener, order_id: str, card: SealedCard, strictly: bool) -> Card | ErasedCard | ClosedCard:
+    if card.erased_at:
+        return ErasedCard(card.erased_at)
+    try:
+        return opener.open_card(card.sealed, order_id, card.card_no)
+    except SealError as error:
+        log.error("a card doesn't open", order_id=order_id, card_no=card.card_no, why=str(error))
+        if strictly:
+            raise CardNotOpened(order_id) from None
+        return ClosedCard()
 
 
 def _opened(opener: Opener, order_id: str, answer: KeptAnswer) -> bytes | SealError:

@@ -29,7 +29,7 @@ from reward_server.domain.order import (
 )
 from reward_server.engine.ordering import NotOrderable
 from reward_server.engine.outlook import Outlook
-from reward_server.hub import Cards, ErasedCard
+from reward_server.hub import Cards, ClosedCard, ErasedCard
 from reward_server.outline import outline
 from reward_server.store import KeptAnswer
 from rewardservice.v1 import catalog_service_pb2 as catalog_pb
@@ -146,9 +146,17 @@ def masked_number(card: Card) -> str:
 
 
 def card_message(
-    order_id: str, card_no: int, card: Card | ErasedCard, *, full: bool, after_sale: AfterSale | None = None
+    order_id: str,
+    card_no: int,
+    card: Card | ErasedCard | ClosedCard,
+    *,
+    full: bool,
+    after_sale: AfterSale | None = None,
 ) -> pb.Card:
     """A card, in full or with everything left out that redeems it; `after_sale` is what became of it since."""
+    if isinstance(card, ClosedCard):
+        # Masked also in FULL: there is a card, and it can't be shown.
+        return pb.Card(card_id=f"{order_id}/{card_no}", masked=True, after_sale=_after_sale(after_sale))
     if isinstance(card, ErasedCard):
         card_id, erased = f"{order_id}/{card_no}", timestamp(card.at)
         return pb.Card(card_id=card_id, masked=not full, after_sale=_after_sale(after_sale), erase_time=erased)

@@ -77,6 +77,10 @@ class CardVault(Protocol):
 class Audit(Protocol):
     """Writes down who read which cards."""
 
+    @property
+    def behind(self) -> bool:
+        """Whether what streams showed a minute ago couldn't be written down yet."""
+
     async def record(self, entry: AuditEntry, /) -> None:
         """Returns when the entry is on disk. Raises StoreError."""
 

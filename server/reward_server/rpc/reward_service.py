@@ -43,7 +43,8 @@ class _Page:
     @property
     def cards(self) -> int:
         """How many cards there are to see in them."""
-        return sum(not card.HasField("erase_time") for update in self.updates for card in update.order.cards)
+        cards = (card for update in self.updates for card in update.order.cards)
+        return sum(not card.HasField("erase_time") and not card.masked for card in cards)
 
 
 class RewardService(pb_grpc.RewardServiceServicer):
@@ -184,7 +185,7 @@ class RewardService(pb_grpc.RewardServiceServicer):
         return Created(latest.order, created.existed, head)
 
     async def _message(self, order: Order, view: View) -> Any:
-        [cards] = await self._parts.cards.read([order])
+        [cards] = await self._parts.cards.read([order], strictly=view is View.FULL)
         if view is View.FULL and (count := shown(cards)):
             audit = self._parts.audit
             # Written before it is answered: what can't be recorded isn't shown.

@@ -49,6 +49,7 @@ STATUS: Mapping[type[Exception], tuple[grpc.StatusCode, pb.ErrorReason.ValueType
     errors.ServerDraining: (grpc.StatusCode.UNAVAILABLE, pb.ERROR_REASON_SERVER_DRAINING),
     errors.PurchaseNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_PURCHASE_NOT_FOUND),
     errors.DecisionRefused: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_DECISION_REFUSED),
+    errors.CardNotOpened: (grpc.StatusCode.INTERNAL, pb.ERROR_REASON_CARD_NOT_OPENED),
     errors.ClientNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_CLIENT_NOT_FOUND),
     errors.KeyNotOpened: (grpc.StatusCode.FAILED_PRECONDITION, pb.ERROR_REASON_KEY_NOT_OPENED),
     errors.SupplierNotFound: (grpc.StatusCode.NOT_FOUND, pb.ERROR_REASON_SUPPLIER_NOT_FOUND),
@@ -119,7 +120,7 @@ def _metadata(error: Exception) -> dict[str, str]:
     match error:
         case errors.PermissionDenied():
             return {"permission": error.permission}
-        case errors.OrderNotFound():
+        case errors.OrderNotFound() | errors.CardNotOpened():
             return {"order_id": error.order_id}
         case errors.ClientNotFound():
             return {"client_id": error.client_id}

@@ -19,7 +19,7 @@ from reward_server.rpc.cards import CardReader
 from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream_snapshot_end
 from reward_server.rpc.ports import Audit, Count, RpcMetrics
 from reward_server.rpc.validation import Selector, Start, StreamRequest
-from reward_server.store import Head, SnapshotQuery, Store
+from reward_server.store import Head, SnapshotQuery, Store, StoreUnavailable
 
 SNAPSHOT_PAGE = 100
 STALL_SECONDS = 60.0
@@ -271,8 +271,14 @@ class _Shown:
         self._due = now() + seconds
 
     def begin(self, position: int) -> None:
-        """Notes that everything up to a position isn't shown."""
+        """Notes that everything up to a position isn't shown. Raises StoreUnavailable as `check`."""
+        self.check()
         self._first, self._last = position + 1, position
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when nothing may be shown: what was shown a minute ago isn't written down yet."""
+        if self._audit.behind:
+            raise StoreUnavailable("the audit can't be written: streams show no cards until it can")
 
     def add(self, position: int, cards: int) -> None:
         """Takes an update that is about to be written."""
@@ -452,6 +458,7 @@ class UpdateStream:
                 raise _draining()
             if self._shown is not None:
                 self._shown.look()
+                self._shown.check()
             if writer.is_silent:
                 await self._beat(writer)
             await watcher.wait()

@@ -91,8 +91,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_CLIENT_NOT_FOUND: _ErrorReason.ValueType  # 30
     """NOT_FOUND: no client of that name has keys (metadata "client_id")."""
     ERROR_REASON_KEY_NOT_OPENED: _ErrorReason.ValueType  # 31
-    """FAILED_PRECONDITION: a data key opens under none of the configured master keys; the message names both. Nothing was
-    changed.
+    """FAILED_PRECONDITION: a client's newest data key opens under none of the configured master keys; the message names both.
+    Nothing was changed.
+    """
+    ERROR_REASON_CARD_NOT_OPENED: _ErrorReason.ValueType  # 32
+    """INTERNAL: a card of the order is stored but doesn't open: its key is missing, or it was changed (metadata "order_id").
+    Only a unary call in view FULL for that one order says so; everywhere else the card stands there masked.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -167,7 +171,11 @@ ERROR_REASON_SPEND_LIMIT_REACHED: ErrorReason.ValueType  # 29
 ERROR_REASON_CLIENT_NOT_FOUND: ErrorReason.ValueType  # 30
 """NOT_FOUND: no client of that name has keys (metadata "client_id")."""
 ERROR_REASON_KEY_NOT_OPENED: ErrorReason.ValueType  # 31
-"""FAILED_PRECONDITION: a data key opens under none of the configured master keys; the message names both. Nothing was
-changed.
+"""FAILED_PRECONDITION: a client's newest data key opens under none of the configured master keys; the message names both.
+Nothing was changed.
+"""
+ERROR_REASON_CARD_NOT_OPENED: ErrorReason.ValueType  # 32
+"""INTERNAL: a card of the order is stored but doesn't open: its key is missing, or it was changed (metadata "order_id").
+Only a unary call in view FULL for that one order says so; everywhere else the card stands there masked.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

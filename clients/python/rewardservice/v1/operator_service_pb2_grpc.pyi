@@ -113,8 +113,8 @@ class OperatorServiceStub:
     ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
     kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
 
-    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
-    of the keys isn't configured any more; nothing was changed).
+    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (the master key that wrapped
+    somebody's newest key isn't configured any more; nothing was changed). A former key that doesn't open is passed over.
     cli: rewardctl keys rotate
     """
 
@@ -203,8 +203,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
     kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
 
-    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
-    of the keys isn't configured any more; nothing was changed).
+    Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (the master key that wrapped
+    somebody's newest key isn't configured any more; nothing was changed). A former key that doesn't open is passed over.
     cli: rewardctl keys rotate
     """
 
@@ -356,8 +356,8 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         ones seal; what is sealed under former ones is sealed again in the background, while orders go on. Former keys are
         kept: backups need them. May be repeated: each call makes further keys, unless `only_wrap` is set.
 
-        Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (a master key that wrapped one
-        of the keys isn't configured any more; nothing was changed).
+        Errors: NOT_FOUND/CLIENT_NOT_FOUND, INVALID_ARGUMENT, FAILED_PRECONDITION/KEY_NOT_OPENED (the master key that wrapped
+        somebody's newest key isn't configured any more; nothing was changed). A former key that doesn't open is passed over.
         cli: rewardctl keys rotate
         """
 

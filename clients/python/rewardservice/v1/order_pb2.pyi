@@ -516,7 +516,9 @@ class Card(_message.Message):
     kind: Global___CardKind.ValueType
     """What the fields mean together."""
     masked: _builtins.bool
-    """True when this view leaves the secrets out; `number` is then masked except for its last characters."""
+    """True when this view leaves the secrets out; `number` is then masked except for its last characters. Also true in view
+    FULL when the card is stored but can't be opened at the moment: then only `card_id` and `after_sale` are set besides.
+    """
     number: _builtins.str
     """Card number. May be empty."""
     secret: _builtins.str

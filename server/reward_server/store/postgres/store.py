@@ -281,7 +281,13 @@ class PostgresStore:
 
     async def record(self, entries: Sequence[AuditEntry]) -> None:
         """Adds entries to this process's chain of the audit."""
-        await self._together(*(("add_audit", audit_row(self.chain, entry)) for entry in entries))
+        rows = [audit_row(self.chain, entry) for entry in entries]
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+                # Sent together: the chain is locked for one round trip, not for one per entry.
+                await connection.executemany(STATEMENTS["add_audit"], rows)
+        except Exception as error:
+            raise self._translated(error) from error
 
     async def erase(self, before: int, at: int, limit: int) -> Erased:
         """Empties what is sealed of cards, answers and callbacks from before a time, up to `limit` of each."""

@@ -178,6 +178,12 @@ CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
   SELECT raise(ABORT, 'the audit is only ever added to');
 END;
 
+-- INSERT OR REPLACE deletes without asking the trigger below.
+CREATE TRIGGER audit_is_not_replaced BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE entry_id = NEW.entry_id OR (chain = NEW.chain AND place = NEW.place)) BEGIN
+  SELECT raise(ABORT, 'the audit is only ever added to');
+END;
+
 CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit BEGIN
   SELECT raise(ABORT, 'the audit is only ever added to');
 END;
