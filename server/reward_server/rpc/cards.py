@@ -73,7 +73,7 @@ def _opened_card(opener: CardOpener, order_id: str, card: SealedCard, strictly: 
     try:
         return opener.open_card(card.sealed, order_id, card.card_no)
     except SealError as error:
-        log.error("a card doesn't open", order_id=order_id, card_no=card.card_no, why=str(error))
+        log.error("a card doesn't open", order_id=order_id, place=str(card.card_no), why=str(error))
         if strictly:
             raise CardNotOpened(order_id) from None
         return ClosedCard()
