@@ -560,6 +560,9 @@ def kept_port() -> int:
     while True:
         port = 5_600 + 44 * (os.getpid() % 100) + next(_ports) % 44
         with socket.socket() as tried, contextlib.suppress(OSError):
+            # As servers do: connections of a former one that are still being forgotten don't count. Else a calm machine
+            # goes through all of them within a minute, and what is left is given to several.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(("127.0.0.1", port))
             return port
 

@@ -77,6 +77,9 @@ def kept_port() -> int:
     while True:
         port = 10_000 + 110 * (os.getpid() % 90) + next(_ports) % 110
         with socket.socket() as tried, contextlib.suppress(OSError):
+            # As servers do: connections of a former one that are still being forgotten don't count. Else a calm machine
+            # goes through all of them within a minute, and what is left is given to several.
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(("127.0.0.1", port))
             return port
 

@@ -62,6 +62,8 @@ def free_port() -> int:
     while True:
         port = 20_000 + 200 * (os.getpid() % 60) + next(_tried) % 200
         with socket.socket() as probe, contextlib.suppress(OSError):
+            # As servers do: connections of a former one that are still being forgotten don't count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             return port
 
