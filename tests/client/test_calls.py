@@ -10,6 +10,7 @@ import pytest
 from rewardservice import (
     AlreadyExistsError,
     AuthenticationError,
+    Backoff,
     ClosedError,
     DeadlineError,
     FieldViolation,
@@ -113,9 +114,9 @@ async def test_retries_are_bounded_and_name_the_id(script: Scripted, client: Rew
     assert caught.value.client_order_id in str(caught.value)
 
 
-async def test_no_server_is_unavailable(client: RewardClient, script: Scripted, target: str) -> None:
+async def test_no_server_is_unavailable(backoff: Backoff) -> None:
     """A server that isn't there is said to be out of reach, in words."""
-    async with RewardClient("127.0.0.1:1", timeout=0.5) as nobody:
+    async with RewardClient("127.0.0.1:1", timeout=5.0, backoff=backoff) as nobody:
         with pytest.raises(UnavailableError, match="the server can't be reached"):
             await nobody.get_order("A")
 
