@@ -37,7 +37,7 @@ from reward_server.engine.ordering import (
 )
 from reward_server.engine.outlook import Outlook, found_words, held_back, outlook_of, waiting_since
 from reward_server.engine.reviews import Reviews
-from reward_server.errors import ClientOrderIdReused, ProductNotFound, ServerDraining
+from reward_server.errors import ClientOrderIdReused, ProductNotFound, RewardError, ServerDraining
 from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
 from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError, StoreUnavailable
@@ -120,16 +120,24 @@ class Engine:
         """
         if self._dispatcher.stopped:
             raise ServerDraining(DRAIN_RETRY_SECONDS)
-        # First of all: a product gone, a limit or a pause never turns a replay into an error.
-        existing, head = await self._store.order_by_client_order_id(request.client_id, request.client_order_id)
-        if existing is not None:
+        try:
+            order = self._make(request)
+        except RewardError:
+            # A product gone, a limit or a pause never turns a replay into an error.
+            existing, head = await self._store.order_by_client_order_id(request.client_id, request.client_order_id)
+            if existing is None:
+                raise
             return self._replay(Created(existing, True, head), request)
+        # Whether there is one already is found out by the write: looking first would cost every new order a read.
+        return await self._to_its_end(self._create(order, request))
+
+    def _make(self, request: OrderRequest) -> Order:
+        """The new order. Raises RewardError where it can't be."""
         product = self._catalogue.get(request.product_id)
         if product is None:
             raise ProductNotFound(request.product_id)
         check_against_product(request, product)
-        order = make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, paused_for=self._paused_for)
-        return await self._to_its_end(self._create(order, request))
+        return make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, paused_for=self._paused_for)
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """A cancelled caller must not tear this apart: what is stored has to be acted on."""
