@@ -8,6 +8,9 @@ import secrets
 from collections.abc import Callable
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
+"""Ten bits at a time."""
+_SHIFTS = range(120, -1, -10)
 _COUNTER_BITS = 12
 
 
@@ -35,4 +38,4 @@ class IdSource:
         value = (
             (self._last_ms & (1 << 48) - 1) << 80 | 7 << 76 | self._counter << 64 | 0b10 << 62 | self._random_bits(62)
         )
-        return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+        return "".join([_PAIRS[value >> shift & 1023] for shift in _SHIFTS])

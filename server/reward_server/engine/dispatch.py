@@ -102,11 +102,15 @@ class Dispatcher:
         # The deadline acts by itself: it must not wait for an account that rests.
         expires = self._clock.monotonic() + (send_deadline(order, order.purchase(key.number), account) - now_ms) / 1000
         self._expires[key.number] = expires
-        heapq.heappush(self._expiring, (expires, next(self._tie), key))
-        if len(self._expiring) > 2 * len(self._queued) + STALE_ENTRIES:
+        entry = (expires, next(self._tie), key)
+        heapq.heappush(self._expiring, entry)
+        stale = len(self._expiring) > 2 * len(self._queued) + STALE_ENTRIES
+        if stale:
             self._expiring = [entry for entry in self._expiring if entry[2].number in self._queued]
             heapq.heapify(self._expiring)
-        self._set_expiry_timer()
+        # The timer is for the first one: most come behind it.
+        if stale or self._expiring[0] is entry:
+            self._set_expiry_timer()
         wait_ms = min(order.purchase(key.number).not_before - now_ms, LONGEST_WAIT_MS)
         reasons = reasons_before(order, order.purchase(key.number), now_ms=now_ms)
         self._push(key, account, max(0.0, wait_ms / 1000), reasons)

@@ -435,7 +435,8 @@ def create_request(request: reward_pb.CreateOrderRequest, caller: Caller) -> Cre
         metadata=check.pairs("metadata", request.metadata, MAX_PAIRS, MAX_METADATA),
     )
     view = check.view("view", request.view)
-    wait = check.duration("wait", request.wait, 0, MAX_WAIT)
+    # Reading a message that isn't there makes one.
+    wait = check.duration("wait", request.wait, 0, MAX_WAIT) if request.HasField("wait") else 0.0
     check.finish()
     _require_cards(caller, full=view is View.FULL)
     return CreateRequest(order, view, wait)
