@@ -1,7 +1,8 @@
 """The service as shipped with a stopwatch at the entrance of each stage, for `stages`; a process of its own.
 
-Stages are synchronous functions, and what is measured is the CPU time of their thread, so that a busy machine changes
-little. Time of a stage that runs inside another one is taken off the outer one. The stopwatch costs some 0.5 µs each.
+Stages are functions, or the steps of a task (with ":" behind their names), and what is measured is the CPU time of
+their thread, so that a busy machine changes little. Time of a stage that runs inside another one is taken off the outer
+one. The stopwatch costs some 3 µs each time.
 """
 
 import asyncio
@@ -10,7 +11,9 @@ import importlib
 import sys
 import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,6 @@ STAGES = (
     ("metrics", "reward_server.metrics", "Metrics.store_committed"),
     ("metrics", "reward_server.metrics", "Metrics.supplier_called"),
     ("check its shape", "reward_server.rpc.validation", "create_request"),
-    ("look for a replay", "reward_server.store.sqlite.store", "SqliteStore.order_by_client_order_id:"),
     ("make the order", "reward_server.engine.engine", "check_against_product"),
     ("make the order", "reward_server.engine.engine", "make_order"),
     ("make the order", "reward_server.engine.engine", "Engine._intend_at_once"),
@@ -56,6 +58,13 @@ STAGES = (
     ("sealing", "reward_server.sealing", "ClientSealer.card_print"),
     ("opening for the stream", "reward_server.sealing", "ClientSealer.open_card"),
     ("encode the update", "reward_server.rpc.cards", "UpdateEncoder.encode"),
+    # Tasks: what is left of each of their steps when the stages above are taken off.
+    ("around the call", "reward_server.rpc.reward_service", "RewardService.CreateOrder:"),
+    ("around the engine", "reward_server.engine.engine", "Engine._create:"),
+    ("around the engine", "reward_server.engine.dispatch", "Dispatcher._hold_slot:"),
+    ("around a batch", "reward_server.store.sqlite.group", "GroupCommit._run:"),
+    ("HTTP to the supplier", "reward_server.engine.exchange", "Exchanges._exchange:"),
+    ("write to streams", "reward_server.rpc.streaming", "UpdateStream.run:"),
 )
 
 
@@ -66,22 +75,52 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._here = threading.local()
 
+    @contextmanager
+    def running(self, stage: str) -> Iterator[None]:
+        """Times what runs inside."""
+        here, clock = self._here, time.thread_time
+        outer = getattr(here, "inside", 0.0)
+        here.inside = 0.0
+        begun = clock()
+        try:
+            yield
+        finally:
+            took = clock() - begun
+            self.seconds[stage] += took - here.inside
+            here.inside = outer + took
+
     def around(self, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """The function, timed."""
         self.seconds.setdefault(stage, 0.0)
-        seconds, here, clock = self.seconds, self._here, time.thread_time
 
         @functools.wraps(work)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            outer = getattr(here, "inside", 0.0)
-            here.inside = 0.0
-            begun = clock()
-            try:
+            with self.running(stage):
                 return work(*args, **kwargs)
-            finally:
-                took = clock() - begun
-                seconds[stage] += took - here.inside
-                here.inside = outer + took
+
+        return timed
+
+    def around_steps(self, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """The coroutine function, with every step of its coroutines timed."""
+        self.seconds.setdefault(stage, 0.0)
+
+        @types.coroutine
+        def steps(coroutine: Any) -> Any:
+            step, given = coroutine.send, None
+            while True:
+                try:
+                    with self.running(stage):
+                        waits_for = step(given)
+                except StopIteration as end:
+                    return end.value
+                try:
+                    step, given = coroutine.send, (yield waits_for)
+                except BaseException as error:
+                    step, given = coroutine.throw, error
+
+        @functools.wraps(work)
+        async def timed(*args: Any, **kwargs: Any) -> Any:
+            return await steps(work(*args, **kwargs))
 
         return timed
 
@@ -96,27 +135,9 @@ def put_in_place(watch: Stopwatch) -> None:
         if path == "log":
             _time_logs(watch, stage)
         elif path.endswith(":"):
-            # A coroutine function that never waits: its whole work is its first step.
-            setattr(owner, name, _first_step(watch, stage, getattr(owner, name)))
+            setattr(owner, name, watch.around_steps(stage, getattr(owner, name)))
         else:
             setattr(owner, name, watch.around(stage, getattr(owner, name)))
-
-
-def _first_step(watch: Stopwatch, stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
-    def run(coroutine: Any) -> Any:
-        try:
-            coroutine.send(None)
-        except StopIteration as end:
-            return end.value
-        raise RuntimeError(f"{stage}: it waited")
-
-    timed = watch.around(stage, run)
-
-    @functools.wraps(work)
-    async def call(*args: Any, **kwargs: Any) -> Any:
-        return timed(work(*args, **kwargs))
-
-    return call
 
 
 def _time_logs(watch: Stopwatch, stage: str) -> None:

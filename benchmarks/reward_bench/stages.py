@@ -15,13 +15,12 @@ from reward_bench.serving import HELD, SYNC, Running, Service, helper
 from reward_bench.supplier import Supplier
 from reward_bench.wire import Calls
 
-REST = "gRPC, HTTP, event loop, the rest"
+REST = "gRPC, event loop, the rest"
 LIMITS = {
     "read metadata": "the key and the request id out of the call's metadata",
     "find the caller": "SHA-256 of the key, one look into a dict, one comparison in constant time",
     "metrics": "a lock and an addition for each counter; four counters and a histogram for a call, two for a commit",
     "check its shape": "each field of the request; to read a field of a message costs as much as to check it",
-    "look for a replay": "one point read in memory, by the client's own id",
     "make the order": "offers, prices, two time-ordered ids and two values of thirty fields each",
     "encode the order": "JSON of the whole order, about 1 kB, once for each version",
     "hand over to the store": "a future and a place in the next batch",
@@ -37,7 +36,12 @@ LIMITS = {
     "sealing": "AES-GCM and two keyed hashes for a card",
     "opening for the stream": "AES-GCM, once for all streams of a client",
     "encode the update": "the update as protobuf, once for all streams in one view",
-    REST: "what the bare servers below spend on the same wire, and tasks, time-outs and hand-overs between threads",
+    "around the call": "the handler between its stages, and a task of its own so that no cancelled call tears it apart",
+    "around the engine": "the steps of an order's task between the stages: locks, timers, accounts, what is remembered",
+    "around a batch": "a transaction's BEGIN, the hand-over to the thread that commits and back",
+    "HTTP to the supplier": "aiohttp: a request, a connection where none is fresh, an answer",
+    "write to streams": "gRPC's writer, once for each stream and version",
+    REST: "what the bare servers below spend on the same wire, the interceptor, tasks, hand-overs between threads",
 }
 """What each stage does, which is what limits it."""
 

@@ -4,9 +4,9 @@ None of it changes a state. What a person should look at becomes a `ReviewItem` 
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 from reward_adapters.contract import AfterSale, Card
+from reward_server.domain.copies import replace
 from reward_server.domain.order import PurchaseRecord, ReviewItem, ReviewReason
 
 LONGEST_WATCH_MS = 90 * 86_400_000

@@ -16,7 +16,7 @@ The table says what each event means in each state. Three thoughts shape it:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from typing import TypeAlias
 
@@ -38,6 +38,7 @@ from reward_adapters.contract import (
 from reward_adapters.money import Money, show_yuan
 from reward_adapters.scrubbing import beside
 from reward_server.domain import aftersale
+from reward_server.domain.copies import replace
 from reward_server.domain.order import (
     EVIDENCE_LIMIT,
     FIRST_ATTEMPTS,

@@ -4,12 +4,13 @@ Plain values: every change makes a new `Order` (see `moves.py`). Times are whole
 is whole 1/10,000 yuan.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from reward_adapters.contract import AfterSale, ProductKind, Recipient, RefusedFor
 from reward_adapters.money import Money
+from reward_server.domain.copies import replace
 
 EVIDENCE_LIMIT = 50
 """Pieces of evidence kept per purchase: enough for every path that isn't a flood of equal answers."""

@@ -9,7 +9,6 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import Context
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from reward_server import probes
 from reward_server.catalogue import Catalogue, Product
 from reward_server.clock import Clock
 from reward_server.domain import moves
+from reward_server.domain.copies import replace
 from reward_server.domain.ids import IdSource
 from reward_server.domain.moves import AlertKind, DeadlinePassed, Event, SenderLost, WatchOver
 from reward_server.domain.order import Order, PurchaseState, Source

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,7 @@ from reward_adapters.contract import Unclear
 from reward_server import probes
 from reward_server.clock import Clock
 from reward_server.domain import moves
+from reward_server.domain.copies import replace
 from reward_server.domain.moves import Alert, AlertKind, Circumstances, Event, NewCard, Step
 from reward_server.domain.order import Order, OrderState, PurchaseRecord, PurchaseState, Source
 from reward_server.engine.waits import Waits

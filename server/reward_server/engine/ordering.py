@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from reward_adapters.contract import Recipient, RecipientKind
 from reward_adapters.money import Money
 from reward_server.catalogue import RECIPIENT_KEY, FormField, Product
 from reward_server.domain import moves
+from reward_server.domain.copies import replace
 from reward_server.domain.order import LeftOut, LeftOutFor, Offer, Order
 from reward_server.errors import InvalidRequest, PriceAboveLimit, ProductNotOrderable, Violation
 
