@@ -42,18 +42,36 @@ cli = App(
 
 
 @cli.command
-def serve(*, config: ConfigFile = None, core_dumps: CoreDumps = False) -> int:
-    """Run the server until SIGTERM or Ctrl-C."""
-    from reward_server.app import run  # noqa: PLC0415 - only this command pays for gRPC
+def serve(
+    *,
+    config: ConfigFile = None,
+    core_dumps: CoreDumps = False,
+    process: Annotated[int | None, Parameter(show=False)] = None,
+) -> int:
+    """Run the server until SIGTERM or Ctrl-C.
 
+    Parameters
+    ----------
+    process
+        Given by the parent of several processes (`grpc.processes`) to each of them: its number.
+    """
     if not core_dumps:
         # Before the first secret is read.
         forbid_dumps()
     settings = load_settings(config, os.environ)
-    configure_logs(settings.logging.level, settings.logging.format)
-    log = structlog.get_logger()
-    for warning in settings.warnings:
-        log.warning("configuration", warning=warning)
+    configure_logs(settings.logging.level, settings.logging.format, process=process)
+    if process is None:
+        log = structlog.get_logger()
+        for warning in settings.warnings:
+            log.warning("configuration", warning=warning)
+        if settings.grpc.processes > 1:
+            from reward_server.processes import run_processes  # noqa: PLC0415 - the parent has no use for gRPC
+
+            return run_processes(settings, config, core_dumps=core_dumps)
+    else:
+        settings = settings.of_process(process)
+    from reward_server.app import run  # noqa: PLC0415 - only this command pays for gRPC
+
     return run(settings)
 
 
@@ -66,6 +84,9 @@ def check_config(*, config: ConfigFile = None) -> int:
     print("configuration OK")
     print(f"  gRPC       {settings.grpc.bind} ({tls})")
     print(f"  HTTP       {settings.http.bind}, metrics and probes on {settings.ops_address or settings.http.bind}")
+    if (count := settings.grpc.processes) > 1:
+        last = settings.of_process(count - 1).ops_address
+        print(f"  processes  {count} behind these ports; metrics and probes of the last one on {last}")
     print(f"  callbacks  {settings.callback_url or 'none'}")
     print(f"  clients    {clients}")
     print(f"  suppliers  {', '.join(f'{a.name} ({a.adapter})' for a in settings.accounts.values()) or 'none'}")

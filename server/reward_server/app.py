@@ -30,6 +30,7 @@ from reward_server.hub import Hub
 from reward_server.jwts import Issuer, Verifier
 from reward_server.keyring import Keyring
 from reward_server.metrics import Metrics
+from reward_server.processes import EXIT_FAILED, EXIT_OK, Lifeline, cannot_listen
 from reward_server.pruning import Pruner
 from reward_server.reloading import Reloader
 from reward_server.resume import Tokens
@@ -45,11 +46,9 @@ from reward_server.sealing import SealError, Vault
 from reward_server.store import Store, StoreBroken, StoreError
 from reward_server.store.open import open_store
 from reward_server.store.quotas import NO_QUOTA, Quota
+from reward_server.tracing import Traces, TracingMissing, open_traces
 
 log = structlog.get_logger(__name__)
-
-EXIT_OK = 0
-EXIT_FAILED = 1
 
 YOUNG_OBJECTS = 10_000
 """Made since the last search for cycles when the next begins."""
@@ -78,6 +77,7 @@ class App:
         self._background: list[asyncio.Task[None]] = []
         self._runners: list[web.AppRunner] = []
         self._verifier: Verifier | None = None
+        self._traces: Traces | None = None
         self._use_clients(settings)
         self.access = Access(settings.clients, now_ms=self._clock.now_ms)
         self._reloader = Reloader(settings, self._take_over, self._recheck)
@@ -90,6 +90,7 @@ class App:
         except StoreError as error:
             raise StartError(str(error)) from None
         try:
+            self._open_traces()
             await self._build()
             self.audit.start(f"release {version('reward-service')}")
             await self._serve_http()
@@ -131,6 +132,13 @@ class App:
             products=len(settings.products),
         )
 
+    def _open_traces(self) -> None:
+        tracing = self._settings.tracing
+        try:
+            self._traces = open_traces(tracing.endpoint, tracing.sample_ratio, release=version("reward-service"))
+        except TracingMissing as error:
+            raise StartError(str(error)) from None
+
     def _eraser(self, days: int) -> Eraser:
         return Eraser(
             self.store,
@@ -169,6 +177,7 @@ class App:
                 sealer=vault.system,
                 clock=self._clock,
                 metrics=self.metrics,
+                traces=self._traces,
             )
             for name, account in settings.accounts.items()
         }
@@ -200,7 +209,7 @@ class App:
         )
         grpc = settings.grpc
         self._take_issuer(settings)
-        self._interceptor = RpcInterceptor(self.access, self.metrics, grpc.max_message_bytes)
+        self._interceptor = RpcInterceptor(self.access, self.metrics, grpc.max_message_bytes, traces=self._traces)
         try:
             self.rpc = build_server(
                 address=str(grpc.bind),
@@ -224,6 +233,7 @@ class App:
                 reflection=grpc.serves_reflection,
                 tls=_tls(grpc),
                 client_address=str(grpc.tls_client_bind) if grpc.tls_client_bind else None,
+                share_ports=settings.shares_ports,
             )
         except OSError as error:
             raise port_error("grpc.bind", grpc.bind, error) from None
@@ -285,10 +295,10 @@ class App:
             ops = web.Application()
             add_ops(ops, self.metrics, self._not_ready)
             await self._listen(ops, settings.ops_address, "ops.bind")
-        await self._listen(app, settings.http.bind, "http.bind")
+        await self._listen(app, settings.http.bind, "http.bind", share=settings.shares_ports)
 
     async def _serve_channelz(self) -> None:
-        if (address := self._settings.ops.channelz) is None:
+        if (address := self._settings.channelz_address) is None:
             return
         try:
             self._channelz = await serve_channelz(str(address))
@@ -301,12 +311,12 @@ class App:
         """Why calls had better go elsewhere; "" when they are welcome."""
         return self._ready or self.store.trouble
 
-    async def _listen(self, app: web.Application, address: Address, key: str) -> None:
+    async def _listen(self, app: web.Application, address: Address, key: str, *, share: bool = False) -> None:
         running = runner(app)
         await running.setup()
         self._runners.append(running)
         try:
-            await web.TCPSite(running, address.host, address.port).start()
+            await web.TCPSite(running, address.host, address.port, reuse_port=share).start()
         except OSError as error:
             raise port_error(key, address, error) from None
 
@@ -370,6 +380,8 @@ class App:
             await self.audit.close()
         with contextlib.suppress(StoreError):
             await self.store.close()
+        if self._traces is not None:
+            await self._traces.close()
 
 
 def _shared_options(store: StoreSettings) -> dict[str, Any]:
@@ -404,20 +416,17 @@ def _issuer(jwt: JwtSettings) -> Issuer | None:
 
 def port_error(key: str, address: Address, error: OSError | RuntimeError) -> StartError:
     """What to do when an address can't be listened on."""
-    return StartError(
-        f"{key}: can't listen on {address}: {getattr(error, 'strerror', None) or error}. "
-        "Is another server running? Stop it, or configure another port."
-    )
+    return StartError(cannot_listen(key, address, error))
 
 
 def run(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit code. A second signal ends at once."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(_serve(settings))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where it is installed (it isn't on Windows)."""
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Makes uvloop's loop where that is installed (it isn't on Windows); None: asyncio's own serves as well."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:
@@ -437,12 +446,13 @@ def _calm_the_collector() -> None:
 
 async def _serve(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, signalled = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        if stop.is_set():
+        if signalled.is_set():
             # Whatever is under way is on disk as what it is; the next start goes on from there.
             os._exit(EXIT_FAILED)
+        signalled.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -450,12 +460,18 @@ async def _serve(settings: Settings) -> int:
     app = App(settings)
     if hasattr(signal, "SIGHUP"):
         loop.add_signal_handler(signal.SIGHUP, app.reload)
+    line = Lifeline() if settings.process is not None else None
+    if line is not None:
+        # No signal is counted for it: whoever signals the parent may signal this process, too.
+        line.follow(reload=app.reload, stop=stop.set)
     try:
         await app.start()
         _calm_the_collector()
     except StartError as error:
         print(f"reward-server: {error}", file=sys.stderr)  # noqa: T201 - told to whoever started it, log or not
         return EXIT_FAILED
+    if line is not None:
+        line.tell_serving()
     waiting = [asyncio.create_task(event.wait()) for event in (stop, app.failed)]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for task in waiting:

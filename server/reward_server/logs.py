@@ -24,10 +24,17 @@ MAX_DEPTH = 8
 """Deeper structures are no log entries; they are hidden whole."""
 
 
-def configure_logs(level: str = "info", format: str = "auto", stream: TextIO | None = None) -> None:  # noqa: A002 - the configuration calls it so
+def configure_logs(
+    level: str = "info",
+    format: str = "auto",  # noqa: A002 - the configuration calls it so
+    stream: TextIO | None = None,
+    *,
+    process: int | None = None,
+) -> None:
     """Sends structlog's and the standard library's logs to `stream` (standard error) in one form.
 
-    `level`: debug, info, warning, error. `format`: text, json, or auto (text on a terminal, JSON otherwise).
+    `level`: debug, info, warning, error. `format`: text, json, or auto (text on a terminal, JSON otherwise). `process`:
+    the number that every line has, where several processes write into one log.
     """
     target = sys.stderr if stream is None else stream
     as_text = format == "text" or (format == "auto" and target.isatty())
@@ -41,6 +48,8 @@ def configure_logs(level: str = "info", format: str = "auto", stream: TextIO | N
         structlog.processors.format_exc_info,
         redact,
     ]
+    if process is not None:
+        shared.insert(0, _numbered(process))
     renderer: Processor = _readable(target) if as_text else _json
     structlog.reset_defaults()
     structlog.configure(
@@ -134,6 +143,14 @@ def _readable(target: TextIO) -> Processor:
         # In the order in which they were written: what happened first, to whom it belongs last.
         sort_keys=False,
     )
+
+
+def _numbered(process: int) -> Processor:
+    def number(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        return event
+
+    return number
 
 
 def _add_logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

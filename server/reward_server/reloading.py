@@ -16,7 +16,7 @@ from reward_server.config import AccountSettings, ConfigError, Settings
 POLL_SECONDS = 2.0
 """Between two looks at the files: a few calls of the system, so often that nobody waits for a new key."""
 
-SECTIONS = ("grpc", "http", "ops", "callbacks", "store", "logging", "stream", "cards")
+SECTIONS = ("grpc", "http", "ops", "callbacks", "store", "logging", "stream", "cards", "tracing")
 TAKEN_OVER = frozenset({"grpc.tls_certificate_file", "grpc.tls_key_file", "grpc.tls_client_ca_file"})
 
 log = structlog.get_logger(__name__)

@@ -113,9 +113,13 @@ def test_serve(config: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) ->
 
     app.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "reward_server.app", app)
-    configured: list[tuple[str, str]] = []
-    monkeypatch.setattr(program, "configure_logs", lambda *given: configured.append(given))
+    configured: list[tuple[str, str, int | None]] = []
+
+    def configure_logs(level: str, form: str, *, process: int | None) -> None:
+        configured.append((level, form, process))
+
+    monkeypatch.setattr(program, "configure_logs", configure_logs)
     assert program.run_cli(["serve", "--config", str(config)]) == 7
-    assert configured == [("info", "auto")]
+    assert configured == [("info", "auto", None)]
     assert "development keys" in capsys.readouterr().out
     assert seen[0].uses_dev_keys

@@ -6,8 +6,9 @@ Raises `ConfigError` with every problem at once, each with its key, its line and
 of an unknown key ever stands in an error or a `repr`. Keys and defaults: `docs/configuration.md`.
 """
 
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reward_server.config.problems import ConfigError, Problem
 from reward_server.config.products import FormEntry, OfferEntry, ProductEntry, read_products
 from reward_server.config.sections import (
     CLIENT_STAND_INS,
+    LAST_PORT,
     Address,
     CallbackSettings,
     CardSettings,
@@ -34,6 +36,7 @@ from reward_server.config.sections import (
     Section,
     StoreSettings,
     StreamSettings,
+    TracingSettings,
     client_ca_problem,
     jwks_problem,
     read_entry,
@@ -57,6 +60,7 @@ __all__ = [
     "Settings",
     "StoreSettings",
     "StreamSettings",
+    "TracingSettings",
     "known_keys",
     "load_settings",
 ]
@@ -76,6 +80,7 @@ class Settings:
     logging: LoggingSettings
     stream: StreamSettings
     cards: CardSettings
+    tracing: TracingSettings
     jwt: JwtSettings
     master_keys: MasterKeys = field(repr=False)
     clients: tuple[Client, ...]
@@ -87,11 +92,38 @@ class Settings:
     """Where it was read from; None: from the environment only."""
     read_again: "Callable[[], Settings] | None" = field(default=None, repr=False, compare=False)
     """Reads the same file and variables as they are then. Raises ConfigError."""
+    process: int | None = None
+    """Which of `grpc.processes` this is, from 0; None: the only one, or the parent of all."""
+
+    def of_process(self, number: int) -> "Settings":
+        """As one of several processes has them."""
+        return replace(self, process=number)
+
+    @property
+    def shares_ports(self) -> bool:
+        """Whether other processes listen where this one does."""
+        return self.process is not None
+
+    @property
+    def shared_addresses(self) -> Mapping[str, Address]:
+        """Where several processes would listen together, by key."""
+        second = self.grpc.tls_client_bind
+        more = {} if second is None else {"grpc.tls_client_bind": second}
+        return {"grpc.bind": self.grpc.bind, **more, "http.bind": self.http.bind}
 
     @property
     def ops_address(self) -> Address | None:
-        """Where metrics and probes are served; None: beside the callbacks."""
-        return None if self.http.bind.is_loopback else self.ops.bind
+        """Where metrics and probes are served, of several processes at this one or the first; None: beside the
+        callbacks.
+        """
+        if self.http.bind.is_loopback and self.grpc.processes == 1 and not self.shares_ports:
+            return None
+        return self.ops.bind.next(self.process or 0)
+
+    @property
+    def channelz_address(self) -> Address | None:
+        """Where channelz is served, at this process or the first; None: nowhere."""
+        return self.ops.channelz and self.ops.channelz.next(self.process or 0)
 
     @property
     def callback_url(self) -> str | None:
@@ -134,11 +166,13 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     logging = _section(sources, "logging", LoggingSettings)
     stream = _section(sources, "stream", StreamSettings)
     cards = _section(sources, "cards", CardSettings)
+    tracing = _section(sources, "tracing", TracingSettings)
     master_keys = _master_keys(sources)
     jwt = _section(sources, "jwt", JwtSettings)
     _check_jwt(sources, jwt)
     clients = _clients(sources, takes_tokens=bool(sources.values.get("jwt")))
     _check_exposure(sources, grpc)
+    _check_processes(sources, grpc, http, ops, store)
     accounts, suppliers = read_accounts(sources)
     products = read_products(sources, suppliers)
     problems.finish()
@@ -152,6 +186,7 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         logging=logging,
         stream=stream,
         cards=cards,
+        tracing=tracing,
         jwt=jwt,
         master_keys=master_keys,
         clients=clients or DEV_CLIENTS,
@@ -172,6 +207,7 @@ TABLES: dict[str, type[Section]] = {
     "logging": LoggingSettings,
     "stream": StreamSettings,
     "cards": CardSettings,
+    "tracing": TracingSettings,
     "jwt": JwtSettings,
 }
 _OTHERS: dict[str, type[Section] | None] = {
@@ -328,6 +364,31 @@ def _check_exposure(sources: Sources, grpc: GrpcSettings) -> None:
     if not sources.values.get("clients"):
         mend = "add [[clients]] with a key of `reward-server new-key`; the development keys work on loopback only"
         problems.add(("grpc", "bind"), f"{elsewhere}, but no client is configured", mend)
+
+
+def _check_processes(
+    sources: Sources, grpc: GrpcSettings, http: HttpSettings, ops: OpsSettings, store: StoreSettings
+) -> None:
+    if grpc.processes == 1:
+        return
+    problems = sources.problems
+    if sys.platform != "linux":
+        mend = "set it to 1, and give each server a port of its own behind a balancer"
+        problems.add(("grpc", "processes"), "only Linux deals connections out to several processes", mend)
+    if not store.url.startswith("postgresql://"):
+        mend = 'set store.url = "postgresql://user@host/database", or grpc.processes to 1'
+        problems.add(("grpc", "processes"), f"{grpc.processes} processes, but a SQLite file belongs to one", mend)
+    # Port 0 would be another one for each process.
+    for section, key, address in (
+        ("grpc", "bind", grpc.bind), ("grpc", "tls_client_bind", grpc.tls_client_bind), ("http", "bind", http.bind),
+        ("ops", "bind", ops.bind), ("ops", "channelz", ops.channelz),
+    ):  # fmt: skip
+        if address is not None and address.port == 0:
+            problems.add((section, key), "no port", "several processes (grpc.processes) need one that is known")
+    for key, first in (("bind", ops.bind), ("channelz", ops.channelz)):
+        if first is not None and first.port + grpc.processes - 1 > LAST_PORT:
+            what = f"{grpc.processes} processes take a port each from here on, and the last one is {LAST_PORT}"
+            problems.add(("ops", key), what, "begin lower")
 
 
 def _speaks_plainly(base_url: str) -> bool:

@@ -31,6 +31,8 @@ from reward_server.jwts import read_jwks
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
 
+LAST_PORT = 65_535
+
 
 class Section(BaseModel):
     """A table with known keys only; errors never show the input."""
@@ -102,6 +104,10 @@ class Address:
         except ValueError:
             return False
 
+    def next(self, count: int) -> "Address":
+        """The same host, `count` ports higher."""
+        return Address(self.host, self.port + count)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -113,7 +119,7 @@ def parse_address(value: Any) -> Address:
     host, colon, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
     bracketed = host.startswith("[") and host.endswith("]")
     host = host[1:-1] if bracketed else host
-    if not host or not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not host or not colon or not port.isascii() or not port.isdigit() or int(port) > LAST_PORT:
         raise unusable("not an address", 'write host and port, as in "127.0.0.1:50051"')
     if (":" in host) != bracketed:
         raise unusable("not an address", 'IPv6 addresses stand in brackets, as in "[::1]:50051"')
@@ -181,6 +187,8 @@ class GrpcSettings(Section):
     """A connection takes no new calls after so long; its streams end with their last token."""
     drain_seconds: float = Field(25.0, ge=0, le=600)
     """How long a stopping server finishes what it began."""
+    processes: int = Field(1, ge=1, le=64)
+    """How many servers share the ports of this machine, each with a core of its own. More than 1 need PostgreSQL."""
 
     @property
     def serves_reflection(self) -> bool:
@@ -201,10 +209,10 @@ class HttpSettings(Section):
 
 
 class OpsSettings(Section):
-    """The HTTP server for metrics and probes, when callbacks aren't on loopback."""
+    """The HTTP server for metrics and probes, when callbacks aren't on loopback or there are several processes."""
 
     bind: Bind = Address("127.0.0.1", 8081)
-    """For your own network only."""
+    """For your own network only. Each further process (`grpc.processes`) takes the next port."""
     channelz: Annotated[Address | None, BeforeValidator(parse_optional_address)] = None
     """Where gRPC tells about its connections and streams (channelz), to tools on this machine: loopback only."""
 
@@ -392,6 +400,33 @@ class JwtSettings(Section):
     def is_set(self) -> bool:
         """Whether tokens are accepted."""
         return self.issuer is not None
+
+
+class TracingSettings(Section):
+    """Traces of orders, for OpenTelemetry."""
+
+    endpoint: str | None = None
+    """Where a collector takes them (OTLP over gRPC), as in http://127.0.0.1:4317; unless set nothing is traced."""
+    sample_ratio: float = Field(1.0, ge=0, le=1)
+    """The share of calls that is traced; of calls that say so themselves (`traceparent`) those that want it are."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_origin(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        mend = 'write it like "http://127.0.0.1:4317" or "https://collector.example.com:4317", without path or password'
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            raise unusable("not a collector's address", mend) from None
+        whole = f"{parts.scheme}://{parts.netloc}"
+        if parts.scheme not in ("http", "https") or not parts.hostname or not port or "@" in value or " " in value:
+            raise unusable("not a collector's address", mend)
+        if value.rstrip("/") != whole:
+            raise unusable("not a collector's address", mend)
+        return whole
 
 
 def url_problem(value: str) -> tuple[str, str] | None:

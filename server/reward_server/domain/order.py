@@ -333,6 +333,11 @@ class Order:
     """When `version` came to be."""
     left_out: tuple[LeftOut, ...] = ()
     """Offers of the product that aren't among `offers`."""
+    traceparent: str = ""
+    """The call that created it, in the form of W3C Trace Context: whatever is done for it later joins that trace.
+
+    "" = it isn't traced.
+    """
 
     def purchase(self, number: str) -> PurchaseRecord:
         """The purchase of that number. Raises KeyError when it isn't one of this order's."""

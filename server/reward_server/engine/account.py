@@ -30,7 +30,8 @@ from reward_server.engine.breaker import Breaker
 from reward_server.engine.exchange import IDLE_SECONDS_LOOK, IDLE_SECONDS_PLACE, Broken, Exchanges
 from reward_server.metrics import Metrics
 from reward_server.sealing import SealError
-from reward_server.store import Hold, SealedToken, Store, StoreError
+from reward_server.store import Hold, PurchaseKey, SealedToken, Store, StoreError
+from reward_server.tracing import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -218,6 +219,7 @@ class Account:
         sealer: TokenSealer,
         clock: Clock,
         metrics: Metrics,
+        traces: Traces | None = None,
     ) -> None:
         self.plan = plan
         self.supplier = supplier
@@ -225,6 +227,7 @@ class Account:
         self._sealer = sealer
         self._clock = clock
         self._metrics = metrics
+        self._traces = traces
         self._in_flight = 0
         self._in_flight_gauge = metrics.purchases_in_flight(plan.name)
         metrics.account_paused(plan.name, paused=False)
@@ -276,6 +279,15 @@ class Account:
     def traits(self) -> Traits:
         """What is true of the supplier, with the account's overrides."""
         return self.plan.traits
+
+    def trace(
+        self, operation: str, outcome: str, seconds: float, key: PurchaseKey | None = None, traceparent: str = ""
+    ) -> None:
+        """An exchange ended: about a purchase of an order with that `traceparent`, or about none."""
+        if self._traces is not None and (key is None or traceparent):
+            self._traces.exchanged(
+                self.plan.adapter, self.name, operation, outcome, seconds, key=key, traceparent=traceparent
+            )
 
     # --- Slots, rests and pauses
 
@@ -485,7 +497,9 @@ class Account:
             log.exception("an adapter failed to fetch a token", account=self.name)
             result = NotSent(cause=NotSentCause.NO_TOKEN, detail="a defect of the adapter")
         name = type(result).__name__ if isinstance(result, Token) else str(result.cause)
-        self._metrics.supplier_called(self.name, "token", name, self._clock.monotonic() - started)
+        seconds = self._clock.monotonic() - started
+        self._metrics.supplier_called(self.name, "token", name, seconds)
+        self.trace("token", name, seconds)
         if isinstance(result, NotSent):
             log.warning("no access token", account=self.name, cause=str(result.cause), detail=result.detail)
             if self._token is None or self._clock.monotonic() >= self._token_ends_at:

@@ -140,7 +140,10 @@ class Cancels:
                 answer = Unclear("a defect of the adapter: it failed to read the answer", alert=True)
         else:
             answer = reply if isinstance(reply, NotSent) else Unclear(reply.reason)
-        self._metrics.supplier_called(account.name, "cancel", type(answer).__name__, self._clock.monotonic() - started)
+        seconds = self._clock.monotonic() - started
+        self._metrics.supplier_called(account.name, "cancel", type(answer).__name__, seconds)
+        key = PurchaseKey(order.client_id, order.order_id, number)
+        account.trace("cancel", type(answer).__name__, seconds, key, order.traceparent)
         if isinstance(answer, NotSent) and answer.cause is NotSentCause.TOKEN_REFUSED:
             account.drop_token(context.token)
         account.heard(answer)

@@ -62,6 +62,8 @@ class _Sent:
     """The supplier's number of it."""
     send: int
     """Which request for this purchase it is, from 1."""
+    traceparent: str
+    """See `Order.traceparent`."""
 
 
 class Dispatcher:
@@ -267,12 +269,15 @@ class Dispatcher:
             return
         purchase = order.purchase(key.number)
         product = order.offers[purchase.offer].supplier_product
-        sent = _Sent(key, account, call, context, self._clock.monotonic(), product, purchase.sends)
+        started = self._clock.monotonic()
+        sent = _Sent(key, account, call, context, started, product, purchase.sends, order.traceparent)
         probes.probe("send.begin")
         reply = await account.place_side.send(call.request, last_moment=intended_at + account.plan.submit_window)
         if isinstance(reply, Pending):
             probes.probe("send.timeout")
-            self._metrics.supplier_called(account.name, "place", "Timeout", self._clock.monotonic() - sent.started)
+            seconds = self._clock.monotonic() - sent.started
+            self._metrics.supplier_called(account.name, "place", "Timeout", seconds)
+            account.trace("place", "Timeout", seconds, key, sent.traceparent)
             silence = Unclear(f"no answer within {account.traits.read_timeout:g} s")
             account.purchase_ended(silence, sent_at=sent.started)
             self._spawn(self._await_late(sent, reply))
@@ -304,6 +309,7 @@ class Dispatcher:
         probes.probe("send.answered")
         seconds = self._clock.monotonic() - sent.started
         self._metrics.supplier_called(account.name, "place", type(outcome).__name__, seconds)
+        account.trace("place", type(outcome).__name__, seconds, sent.key, sent.traceparent)
         if isinstance(outcome, NotSent) and outcome.cause is NotSentCause.TOKEN_REFUSED:
             outcome = await self._token_refused(sent, outcome)
         account.heard(outcome)

@@ -42,6 +42,7 @@ from reward_server.metrics import Metrics
 from reward_server.sealing import Vault
 from reward_server.store import CallbackRecord, Created, OpenPurchase, PurchaseKey, Store, StoreError, StoreUnavailable
 from reward_server.store.quotas import NO_QUOTA, Quota
+from reward_server.tracing import current_traceparent
 
 log = structlog.get_logger(__name__)
 
@@ -137,7 +138,14 @@ class Engine:
         if product is None:
             raise ProductNotFound(request.product_id)
         check_against_product(request, product)
-        return make_order(request, product, at=self._clock.now_ms(), new_id=self._new_id, paused_for=self._paused_for)
+        return make_order(
+            request,
+            product,
+            at=self._clock.now_ms(),
+            new_id=self._new_id,
+            paused_for=self._paused_for,
+            traceparent=current_traceparent(),
+        )
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """A cancelled caller must not tear this apart: what is stored has to be acted on."""
@@ -236,12 +244,15 @@ class Engine:
             self._metrics.supplier_called(account_name, "callback", "Refused", 0.0)
             log.warning("callback refused", account=account_name, why=notice.reason)
             return None
+        began = self._clock.monotonic()
         key = await self._store.purchase(account_name, notice.number)
+        traceparent = ""
         if key is not None and notice.outcome is None:
             order, _ = await asyncio.gather(
                 self.ledger.note(key, partial(moves.note_callback, number=key.number, at=self._clock.now_ms())),
                 self._keep(account_name, callback, notice, key),
             )
+            traceparent = order.traceparent
             self._looks.hint(key, account, order.purchase(key.number))
         else:
             await self._keep(account_name, callback, notice, key)
@@ -250,7 +261,9 @@ class Engine:
             self._alert(AlertKind.UNEXPECTED_ANSWER, f"{account_name} called back for a number that is none of ours")
         elif notice.outcome is not None:
             happening = Happening(number=key.number, event=notice.outcome, source=Source.CALLBACK, raw=callback.body)
-            await self.ledger.apply(key, happening)
+            traceparent = (await self.ledger.apply(key, happening)).traceparent
+        if key is not None:
+            account.trace("callback", "Accepted", self._clock.monotonic() - began, key, traceparent)
         probes.probe("callback.acknowledging")
         return notice.unknown if key is None else notice.accepted
 

@@ -296,7 +296,9 @@ class Inquiries:
             log.exception("an adapter failed to ask", account=account.name, what=what)
             answer = Unclear("a defect of the adapter")
         result = next((kind.__name__ for kind in (NotSent, Unclear, Absent) if isinstance(answer, kind)), "Answered")
-        self._metrics.supplier_called(account.name, what, result, self._clock.monotonic() - started)
+        seconds = self._clock.monotonic() - started
+        self._metrics.supplier_called(account.name, what, result, seconds)
+        account.trace(what, result, seconds)
         return answer
 
     async def _exchange(

@@ -249,6 +249,9 @@ class Looks:
                 outcome = Unclear("not found, and older than what the supplier's query shows")
             result[number] = (outcome, raw)
             self._metrics.supplier_called(account.name, "query", type(outcome).__name__, seconds)
+            if order.traceparent:
+                key = PurchaseKey(order.client_id, order.order_id, number)
+                account.trace("query", type(outcome).__name__, seconds, key, order.traceparent)
         self._note({number: outcome for number, (outcome, _) in result.items()})
         refused = next((o for o, _ in result.values() if isinstance(o, NotSent)), None)
         if refused is not None and refused.cause is NotSentCause.TOKEN_REFUSED:

@@ -95,6 +95,7 @@ def make_order(
     at: int,
     new_id: Callable[[], str],
     paused_for: Callable[[str], str],
+    traceparent: str = "",
 ) -> Order:
     """The new order with its purchases at the first offer that can be used, and a note of every offer that can't.
 
@@ -148,6 +149,7 @@ def make_order(
         left_out=tuple(left_out),
         created_at=at,
         updated_at=at,
+        traceparent=traceparent,
     )
     return replace(order, purchases=moves.plan(order, 0, range(request.quantity), new_id))
 

@@ -20,6 +20,7 @@ from reward_server.limits import CallLimits
 from reward_server.rpc.ports import Authenticator, RpcMetrics
 from reward_server.rpc.status import REQUEST_ID_KEY, internal, status_of, unimplemented
 from reward_server.rpc.validation import unreadable
+from reward_server.tracing import Traces
 
 PACKAGE: Final = "rewardservice.v1."
 
@@ -56,6 +57,7 @@ _REQUEST_ID_BYTES = 12
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Behaviour: TypeAlias = Callable[[Any, Any], Awaitable[Any]]
 
 _log = structlog.stdlib.get_logger(__name__)
 
@@ -74,9 +76,17 @@ def current_call() -> str:
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """The one interceptor."""
 
-    def __init__(self, authenticator: Authenticator, metrics: RpcMetrics, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        metrics: RpcMetrics,
+        max_message_bytes: int,
+        *,
+        traces: Traces | None = None,
+    ) -> None:
         self._authenticator = authenticator
         self._metrics = metrics
+        self._traces = traces
         self._max_message_bytes = max_message_bytes
         for method in ALLOWED:
             metrics.rpc_expected(method)
@@ -109,9 +119,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 self._withdrawn.add(task)
                 task.cancel()
 
-    async def _stream(
-        self, behaviour: Callable[[Any, Any], Awaitable[Any]], request: Any, context: Any, caller: Caller
-    ) -> Any:
+    async def _stream(self, behaviour: Behaviour, request: Any, context: Any, caller: Caller) -> Any:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - coroutines run in tasks
         with self._limits.stream(caller):
@@ -135,6 +143,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         behaviour = handler.unary_stream if streaming else handler.unary_unary
         metrics = self._metrics
         limit = self._max_message_bytes
+        if self._traces is not None:
+            behaviour = _traced(behaviour, name, self._traces)
 
         async def answer(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             began = perf_counter()
@@ -193,6 +203,29 @@ def _read_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str | b
         elif key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             request_id = value
     return authorization, request_id or os.urandom(_REQUEST_ID_BYTES).hex()
+
+
+def _traced(behaviour: Behaviour, name: str, traces: Traces) -> Behaviour:
+    """The behaviour inside a span: of calls that were let in, strangers leave none."""
+
+    async def traced(request: Any, context: Any) -> Any:
+        request_id = str(get_contextvars().get("request_id", ""))
+        metadata = context.invocation_metadata() or ()
+        span = traces.rpc(name, metadata, client=current_caller().client_id, request_id=request_id)
+        code = "OK"
+        try:
+            return await behaviour(request, context)
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            code = (status_of(error, request_id) or internal(request_id)).code.name
+            raise
+        finally:
+            if span is not None:
+                span.end(code)
+
+    return traced
 
 
 def _certificate_names(context: grpc.aio.ServicerContext[Any, Any]) -> Iterable[str]:

@@ -20,6 +20,7 @@ from reward_server.rpc.ports import Ordering
 from reward_server.rpc.streaming import StreamParts, UpdateStream, check_orders
 from reward_server.rpc.validation import GetRequest, ListRequest, Selector, UpdatesRequest
 from reward_server.store import Created, Head, OrderQuery, Update
+from reward_server.tracing import current_rpc
 from rewardservice.v1 import reward_service_pb2 as pb
 from rewardservice.v1 import reward_service_pb2_grpc as pb_grpc
 
@@ -185,6 +186,8 @@ class RewardService(pb_grpc.RewardServiceServicer):
         return Created(latest.order, created.existed, head)
 
     async def _message(self, order: Order, view: View) -> Any:
+        if (span := current_rpc()) is not None:
+            span.about(order)
         [cards] = await self._parts.cards.read([order], strictly=view is View.FULL)
         if view is View.FULL and (count := shown(cards)):
             audit = self._parts.audit

@@ -218,9 +218,14 @@ def build_server(
     tls: TlsFiles | None = None,
     max_connection_age: float = AGE_SECONDS,
     client_address: str | None = None,
+    share_ports: bool = False,
 ) -> RpcServer:
-    """A server that holds its port but doesn't answer yet. Raises OSError when the port is taken."""
-    server = grpc.aio.server(interceptors=[interceptor], options=_options(max_message_bytes, max_connection_age))
+    """A server that holds its port but doesn't answer yet. Raises OSError when the port is taken.
+
+    `share_ports`: other processes, which say so too, may listen on the same ones; the system deals connections out.
+    """
+    options = _options(max_message_bytes, max_connection_age, share_ports=share_ports)
+    server = grpc.aio.server(interceptors=[interceptor], options=options)
     reward_service_pb2_grpc.add_RewardServiceServicer_to_server(reward_service, server)
     catalog_service_pb2_grpc.add_CatalogServiceServicer_to_server(catalog_service, server)
     operator_service_pb2_grpc.add_OperatorServiceServicer_to_server(operator_service, server)
@@ -234,7 +239,9 @@ def build_server(
     return rpc_server
 
 
-def _options(max_message_bytes: int, max_connection_age: float = AGE_SECONDS) -> Sequence[tuple[str, int]]:
+def _options(
+    max_message_bytes: int, max_connection_age: float = AGE_SECONDS, *, share_ports: bool = False
+) -> Sequence[tuple[str, int]]:
     grace = max_connection_age + AGE_GRACE_SECONDS
     return (
         # Requests only: an order with its cards may be larger than any request.
@@ -256,8 +263,8 @@ def _options(max_message_bytes: int, max_connection_age: float = AGE_SECONDS) ->
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
         ("grpc.http2.max_ping_strikes", PING_STRIKES),
-        # A second server on our port must fail, not share it.
-        ("grpc.so_reuseport", 0),
+        # A second server on our port must fail, not share it, unless it is meant to. gRPC's own default is to share.
+        ("grpc.so_reuseport", int(share_ports)),
     )
 
 

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from time import time_ns
 from typing import Any, Protocol
 
 import grpc.aio
@@ -20,6 +21,7 @@ from reward_server.rpc.messages import stream_heartbeat, stream_snapshot, stream
 from reward_server.rpc.ports import Audit, Count, RpcMetrics
 from reward_server.rpc.validation import Selector, Start, StreamRequest
 from reward_server.store import Head, SnapshotQuery, Store, StoreUnavailable
+from reward_server.tracing import current_rpc
 
 SNAPSHOT_PAGE = 100
 STALL_SECONDS = 60.0
@@ -464,10 +466,17 @@ class UpdateStream:
             await watcher.wait()
 
     def _messages(self, watcher: Watcher, entries: Iterable[Entry]) -> Iterator[bytes]:
+        span = current_rpc()
         for entry in entries:
             if self._shown is not None:
                 self._shown.add(entry.update.position, shown(entry.cards or ()))
-            yield watcher.message(entry, full=self._request.full)
+            began = 0 if span is None else time_ns()
+            try:
+                yield watcher.message(entry, full=self._request.full)
+            finally:
+                # A reader that has it may leave before we hear that it was written.
+                if span is not None:
+                    span.pushed(entry.update, began)
             # We come back here once it was written.
             self._position = entry.update.position
             if self._remaining is not None:
