@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 GEN := .venv-protos
 RIVALS := .venv-bench
 DEPLOY := .venv-deploy
+SITE := .venv-docs
 BENCH = PYTHONPATH=benchmarks:tests $(BIN)/python -m reward_bench
 PROTOS := $(sort $(wildcard protos/rewardservice/v1/*.proto))
 STUBS := clients/python
@@ -41,6 +42,12 @@ $(DEPLOY)/.ready: requirements-deploy.lock
 	@echo "Setting up what checks deploy/ (a quarter of a minute, once)…"
 	@$(PYTHON) -m venv $(DEPLOY)
 	@$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-deploy.lock
+	@touch $@
+
+$(SITE)/.ready: requirements-docs.lock
+	@echo "Setting up what builds the pages (a quarter of a minute, once)…"
+	@$(PYTHON) -m venv $(SITE)
+	@$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-docs.lock
 	@touch $@
 
 .PHONY: setup
@@ -129,6 +136,13 @@ check: $(VENV)/.ready $(GEN)/.ready $(GOOGLEAPIS)/.ready ## Format, lint, types,
 check-deploy: $(VENV)/.ready $(DEPLOY)/.ready ## Check container file, compose file, systemd unit, Kubernetes manifests and alerts; nothing is built or started
 	$(DEPLOY)/bin/python deploy/check.py
 
+# Strict: a broken link is an error. What zensical leaves over is looked at in the finished pages.
+.PHONY: docs
+docs: $(VENV)/.ready $(SITE)/.ready ## Build the documentation into .build/site, without the network, and check every link
+	@PYTHONPATH=tests $(BIN)/python -m docs.site lay-out
+	@$(SITE)/bin/zensical build --clean --strict --config-file zensical.toml
+	@PYTHONPATH=tests $(BIN)/python -m docs.site check
+
 .PHONY: notices
 notices: $(VENV)/.ready ## Write THIRD-PARTY-NOTICES.md from the installed packages
 	$(BIN)/python deploy/notices.py
@@ -184,11 +198,14 @@ lock: $(VENV)/.ready ## Renew the lock files
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-bench.lock
 	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:deploy --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-deploy.lock
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cli --extra server --extra postgres --constraint requirements.lock \
-	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+	$(BIN)/uv pip compile --quiet --upgrade --group pyproject.toml:docs --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements-docs.lock
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra cli --extra server --extra postgres --extra otel \
+	  --constraint requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 	  -o requirements-server.lock
 
 .PHONY: clean
 clean: ## Remove environments, caches and the data of make run
-	rm -rf $(VENV) $(GEN) $(RIVALS) $(DEPLOY) .build .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(GEN) $(RIVALS) $(DEPLOY) $(SITE) .build .run .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -rf clients/typescript/dist clients/typescript/node_modules clients/typescript/src/gen clients/java/target
