@@ -21,6 +21,24 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+LONG = ("mutants", "simulation", "crash", "replicas", "streams", "kit", "fuzz", "service", "docs", "store")
+"""Folders whose files take long, the longest first. Begun last, as those with the fewest tests are by default, one of
+them would keep one process busy while the others have nothing left to do.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Several processes take the files in the order that is given below."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long ones first."""
+    here = Path(__file__).parent
+    turns = {folder: turn for turn, folder in enumerate(LONG)}
+    items.sort(key=lambda item: turns.get(item.path.relative_to(here).parts[0], len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A PostgreSQL server that all tests of this process share: nobody kills it or changes its settings."""

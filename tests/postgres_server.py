@@ -31,7 +31,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,8 @@ from urllib.parse import quote
 
 import asyncpg
 import psutil
+
+from ports import free_port
 
 VARIABLE = "REWARD_TEST_POSTGRES"
 _HANDED_ON = "TEST_POSTGRES"
@@ -190,7 +191,7 @@ class Cluster(Server):
 
     def _place(self, programs: Programs, in_memory: bool, settings: Mapping[str, str | int]) -> None:
         self.programs = programs
-        self.port = kept_port()
+        self.port = free_port()
         self.settings: dict[str, str | int] = {**SETTINGS, **settings}
         """Written to postgresql.conf at every start; `configure` changes them while it runs."""
         self.in_memory = in_memory
@@ -550,21 +551,6 @@ def _template(programs: Programs) -> Path:
         "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-sync",
     )  # fmt: skip
     return place / "data"
-
-
-_ports = itertools.count()
-
-
-def kept_port() -> int:
-    """A port that stays ours while the server that is to have it is dead: no other test looks for ports here."""
-    while True:
-        port = 5_600 + 44 * (os.getpid() % 100) + next(_ports) % 44
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            # As servers do: connections of a former one that are still being forgotten don't count. Else a calm machine
-            # goes through all of them within a minute, and what is left is given to several.
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(("127.0.0.1", port))
-            return port
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> bool:

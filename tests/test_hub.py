@@ -241,7 +241,7 @@ async def test_what_is_committed_while_the_log_is_read_is_not_lost(log: Log) -> 
     with log.hub.watch("shop") as watcher:
         await begin(log, watcher, after=0)
         assert positions(await watcher.read()) == [1, 2, 3]
-        await asyncio.wait_for(watcher.wait(), 10)
+        await asyncio.wait_for(watcher.wait(), 60)
         assert positions(await watcher.read()) == [4]
 
 

@@ -545,8 +545,8 @@ async def test_watch_ends_with_the_time(script: Scripted, rewardctl: Rewardctl) 
         [snapshot(order("A", 1, order_pb2.ORDER_STATE_OUTCOME_UNKNOWN)), snapshot_end("t1"), hang],
     ]
 
-    on_its_way = await rewardctl("order", "watch", "A", "--timeout", "0.3")
-    unknown = await rewardctl("order", "watch", "A", "--timeout", "0.3")
+    on_its_way = await rewardctl("order", "watch", "A", "--timeout", "2")
+    unknown = await rewardctl("order", "watch", "A", "--timeout", "2")
 
     assert (on_its_way.code, unknown.code) == (6, 7)
     assert "order A is PROCESSING; it goes on" in on_its_way.err

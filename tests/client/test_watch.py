@@ -218,7 +218,7 @@ async def test_silent_connection_is_left(script: Scripted, target: str, backoff:
         RewardClient(f"127.0.0.1:{relay.port}", "a-key", backoff=backoff) as client,
     ):
         script.streams += [[update(order("A"), "t1"), hang], [update(order("A", 2), "t2"), hang]]
-        events = client.watch(resume_token="t0", heartbeat_interval=0.1)
+        events = client.watch(resume_token="t0", heartbeat_interval=0.7)
         async with aclosing(events):
             first = await anext(events)
             relay.freeze()
@@ -233,7 +233,7 @@ async def test_silent_server_is_asked_again(script: Scripted, client: RewardClie
     """A stream whose server says nothing, not even at the beginning, is opened again."""
     script.streams += [[hang], [heartbeat("t1"), hang]]
 
-    assert await take(client.watch(start=pb.STREAM_START_NOW, heartbeat_interval=0.05), 1) == [Heartbeat("t1")]
+    assert await take(client.watch(start=pb.STREAM_START_NOW, heartbeat_interval=0.5), 1) == [Heartbeat("t1")]
     assert len(script.stream_requests) == 2
 
 
@@ -398,7 +398,7 @@ async def test_wait_for_says_what_it_knew(script: Scripted, client: RewardClient
     """Waiting that ends too early says where the order stood."""
     script.streams += [[snapshot(order("A", 3, order_pb2.ORDER_STATE_OUTCOME_UNKNOWN)), hang]]
 
-    with pytest.raises(WaitTimeoutError, match=r"order A is OUTCOME_UNKNOWN after 0\.2 s") as caught:
-        await client.wait_for("A", timeout=0.2)
+    with pytest.raises(WaitTimeoutError, match="order A is OUTCOME_UNKNOWN after 2 s") as caught:
+        await client.wait_for("A", timeout=2)
     assert caught.value.order is not None
     assert caught.value.order.version == 3

@@ -17,7 +17,7 @@ import pytest
 
 from reward_client_kit import SCENARIOS, Scenario, Verdict, command, play
 from reward_sandbox import Sandbox, SandboxSettings
-from service.bare import Authority
+from service.bare import Authority, client_toml
 from service.harness import Place, ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -74,20 +74,36 @@ class RealService:
     `step_seconds` is how long a supplier takes for one stage of an order: the card of `kasushou/card` comes that much
     later (and after the server's next look, if no callback tells it). With `tls` the server speaks TLS and wants a
     certificate from its clients, too; `Tls` has the files. Everything else is as shipped, "dev-key" included.
+
+    With `client_from_certificate` it does so, too, and that certificate names the only client there is: that one may do
+    what "dev-key" may, and has no key, so that a call that sends any is refused. `clients` are lines of configuration
+    that name (further) clients.
     """
 
-    def __init__(self, folder: Path, *, step_seconds: float = 0.05, tls: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step_seconds: float = 0.05,
+        tls: bool = False,
+        client_from_certificate: bool = False,
+        clients: str = "",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._sandbox = Sandbox(SandboxSettings(port=0, step_seconds=step_seconds))
         self._server: ServerProcess | None = None
         self._resources = AsyncExitStack()
-        self.tls = _issue(folder) if tls else None
+        self.tls = _issue(folder) if tls or client_from_certificate else None
+        self._clients = clients
+        if client_from_certificate:
+            names = f'certificate_names = ["{_CERTIFIED}"]'
+            self._clients += client_toml(_CERTIFIED, names, permissions="order read read_cards")
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as resources:
             await resources.enter_async_context(self._sandbox)
-            place = Place(folder=self._folder, sandbox_url=self._sandbox.url, account={})
+            place = Place(folder=self._folder, sandbox_url=self._sandbox.url, account={}, extra=self._clients)
             server = ServerProcess(place) if self.tls is None else _TlsServer(place, self.tls)
             self._server = await resources.enter_async_context(server)
             self._resources = resources.pop_all()
@@ -150,11 +166,14 @@ class _TlsServer(ServerProcess):
         return grpc.aio.secure_channel(f"127.0.0.1:{self.place.grpc_port}", credentials)
 
 
+_CERTIFIED = "some-client"
+
+
 def _issue(folder: Path) -> Tls:
     """Certificates for the server (`server.crt`) and one client."""
     authority = Authority(folder, "authority")
     authority.issue_for_server()
-    return Tls(authority.file, *authority.issue("some-client"))
+    return Tls(authority.file, *authority.issue(_CERTIFIED))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -28,6 +27,7 @@ import psutil
 from google.protobuf import duration_pb2
 from grpc.aio import insecure_channel
 
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings
 from reward_sandbox.scenario import GENUINE
 from reward_server import probes
@@ -54,9 +54,9 @@ POINTS = sorted(point for point in probes.POINTS if not point.startswith(OF_DECI
 
 ZERO = Decimal(0)
 
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 150.0
 """How long, after the last start, everything may take to come to its end; it takes some ten."""
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 100.0
 """How long a server may take to reach its crash point."""
 
 QUESTIONS_AT_ONCE = 8
@@ -67,21 +67,6 @@ REPEAT_SECONDS = 0.5
 
 RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN})
 """What a call in flight ends with when the server is killed."""
-
-
-_ports = itertools.count()
-
-
-def kept_port() -> int:
-    """A port that stays ours while the server that is to have it is dead: no other test looks for ports here."""
-    while True:
-        port = 10_000 + 110 * (os.getpid() % 90) + next(_ports) % 110
-        with socket.socket() as tried, contextlib.suppress(OSError):
-            # As servers do: connections of a former one that are still being forgotten don't count. Else a calm machine
-            # goes through all of them within a minute, and what is left is given to several.
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(("127.0.0.1", port))
-            return port
 
 
 @dataclass(frozen=True, slots=True)
@@ -774,12 +759,12 @@ async def world(folder: Path, *, products: Iterable[str], store: str = "", **acc
     """A world in an empty folder; the server isn't started yet. `store` are the lines of `[store]`, none = a SQLite
     file; `account` holds keys for every supplier account.
     """
-    http_port = kept_port()
+    http_port = free_port()
     async with Sandbox(suppliers(http_port)) as sandbox:
         place = Place(
             folder=folder,
             sandbox_url=sandbox.url,
-            grpc_port=kept_port(),
+            grpc_port=free_port(),
             http_port=http_port,
             account={**QUICK, "max_in_flight": 32, **account},
             accounts={WITHOUT_QUERY: {"settle_by_seconds": 4.0}},

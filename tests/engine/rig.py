@@ -64,7 +64,7 @@ from reward_server.sealing import MasterKeys, Vault
 from reward_server.store import Store
 from reward_server.store.sqlite import open_sqlite
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 """How long a test waits for what has to happen; generous, since only failures take it."""
 
 CLIENT = "shop"
@@ -381,7 +381,7 @@ def traits(*, send_by: float = 900.0, settle_by: float = 900.0, **others: Any) -
     """A supplier with a query and short times."""
     quick: dict[str, Any] = {
         "queryable": True,
-        "connect_timeout": 1.0,
+        "connect_timeout": PATIENCE,
         "read_timeout": PATIENCE,
         "not_found_grace": 0.2,
         "look_delays": (0.03, 0.05),

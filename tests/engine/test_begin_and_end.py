@@ -106,7 +106,7 @@ async def test_failover_to_a_removed_account_fails(rigged: Rigged) -> None:
     await rig.when(order, lambda now: now.purchases[0].state is PurchaseState.ACCEPTED)
     await rig.restart({"a": traits()})
     rig.script.query = answers(refused())
-    now = await rig.when_state(order, OrderState.FAILED, patience=2.0)
+    now = await rig.when_state(order, OrderState.FAILED)
     assert now.purchases[0].state is PurchaseState.DEAD
 
 

@@ -10,6 +10,7 @@ from reward_server.store import Created, StoreUnavailable
 from reward_server.store.quotas import NO_QUOTA, Quota
 
 from .rig import (
+    PATIENCE,
     TOKEN_REFUSED,
     Asked,
     Reply,
@@ -137,7 +138,7 @@ async def test_sending_deadline_acts_after_a_token_could_not_be_had(
     rigged: Rigged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deadline that passes while the purchase waits for a token acts as soon as that has failed."""
-    monkeypatch.setattr(account, "FIRST_HOLD_SECONDS", 30.0)
+    monkeypatch.setattr(account, "FIRST_HOLD_SECONDS", 10 * PATIENCE)
     rig = await rigged(a=traits(needs_token=True, send_by=0.05))
     gate = asyncio.Event()
 
@@ -149,7 +150,7 @@ async def test_sending_deadline_acts_after_a_token_could_not_be_had(
     order = await rig.order("a")
     await until(lambda: rig.clock.now_ms() > order.created_at + 60)
     gate.set()
-    now = await rig.when_state(order, OrderState.FAILED, patience=1.5)
+    now = await rig.when_state(order, OrderState.FAILED)
     assert now.failure is not None
     assert now.failure.reason is FailureReason.NOT_SENT_IN_TIME
     assert rig.accounts["a"].ready_in()

@@ -51,7 +51,7 @@ async def test_late_doubtful_refusal_of_an_accepted_purchase_buys_nothing_again(
 @pytest.mark.rule("P11")
 async def test_look_from_before_a_doubtful_refusal_confirms_nothing(rigged: Rigged) -> None:
     """Only a look that was made after the refusal can confirm it."""
-    rig = await rigged(a=traits(read_timeout=0.4, look_delays=(0.03,)), b=traits())
+    rig = await rigged(a=traits(read_timeout=1.5, look_delays=(0.03,)), b=traits())
     late, looking = asyncio.Event(), asyncio.Event()
 
     async def place(asked: Asked) -> Reply:

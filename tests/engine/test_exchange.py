@@ -136,7 +136,7 @@ async def sides() -> AsyncIterator[Sides]:
     ) -> Exchanges:
         side = Exchanges(
             clock=clock or Clock(),
-            connect_timeout=1.0,
+            connect_timeout=PATIENCE,
             read_timeout=read_timeout,
             answer_patience=answer_patience,
             idle_seconds=idle_seconds,
@@ -185,7 +185,7 @@ async def test_nothing_is_written_after_the_last_moment(peer: Peer, sides: Sides
 async def test_request_in_time_is_written(peer: Peer, sides: Sides) -> None:
     """A last moment that is still to come holds nothing back."""
     clock = Clock()
-    result = await sides(clock=clock).send(peer.request(), last_moment=clock.monotonic() + 5.0)
+    result = await sides(clock=clock).send(peer.request(), last_moment=clock.monotonic() + PATIENCE)
     assert isinstance(result, HttpReply)
     assert (result.status, result.body) == (200, b"fine")
 
@@ -451,9 +451,10 @@ async def test_question_is_given_up_after_the_time_out(peer: Peer, sides: Sides)
     peer.answer = gated(gate := asyncio.Event(), b"too late")
     side = sides(read_timeout=0.05)
     assert isinstance(await side.ask(peer.request()), Broken)
-    await until(lambda: not side._open, patience=1.0)
+    # Long before the answer patience would end it.
+    await until(lambda: not side._open, patience=PATIENCE / 2)
     gate.set()
-    await until(lambda: peer.ended == 1, patience=1.0)
+    await until(lambda: peer.ended == 1)
 
 
 async def test_question_is_answered(peer: Peer, sides: Sides) -> None:

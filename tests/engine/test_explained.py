@@ -37,6 +37,7 @@ from .rig import (
     BOTH,
     CANCELLED,
     CONTRADICTION,
+    PATIENCE,
     PHONE,
     TOPUP,
     Asked,
@@ -227,7 +228,7 @@ async def the_server_is_draining(rig: Rig) -> Order:
     return order
 
 
-@situation(A, "the supplier's answer: the request is on its way, and unknown after 5 s")
+@situation(A, f"the supplier's answer: the request is on its way, and unknown after {PATIENCE:.0f} s")
 async def it_is_on_its_way(rig: Rig) -> Order:
     async with hanging(rig):
         return await rig.order("a")
@@ -247,7 +248,9 @@ async def it_is_unknown_in_its_grace_period(rig: Rig) -> Order:
 
 
 @situation(
-    QUICK_TO_DOUBT, "the supplier's answer: the exchange stays open for 5 s, and late answers count", "Unclear no"
+    QUICK_TO_DOUBT,
+    f"the supplier's answer: the exchange stays open for {PATIENCE:.0f} s, and late answers count",
+    "Unclear no",
 )
 async def its_exchange_is_still_open(rig: Rig) -> Order:
     async with hanging(rig):

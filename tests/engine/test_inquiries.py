@@ -148,10 +148,10 @@ async def test_a_silent_supplier_delays_no_other_and_shows_what_was_last_heard(
     office: MakeOffice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the bound the old balance comes with the reason; who asks again doesn't ask the supplier again."""
-    monkeypatch.setattr(module, "BALANCE_SECONDS", 0.05)
     one = await office()
     one.dealer("b").offered.clear()
     heard = (await one.inquiries.balances())["a"]
+    monkeypatch.setattr(module, "BALANCE_SECONDS", 0.05)
     one.desk.open.clear()
     for _ in range(3):
         assert (await one.inquiries.balances())["a"] == Balance(heard.amount, heard.at, "no answer within 0.05 s")

@@ -330,7 +330,7 @@ def test_every_rest_is_between_its_share_and_its_length(rests: int) -> None:
 # --- Purchases that nobody answers ------------------------------------------------------------------------------------
 
 SILENCE = Unclear("no answer within 30 s")
-LONG = 30.0
+LONG = 3_600.0
 """A rest that outlasts its test."""
 
 

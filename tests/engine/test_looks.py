@@ -134,4 +134,4 @@ async def test_callback_during_a_look_that_settles_a_doubt_leads_to_another_look
     await rig.callback("a", order.purchases[0].number)
     rig.script.query = answers(delivered("C"))
     looking.set()
-    await rig.when_state(order, OrderState.FULFILLED, patience=2.0)
+    await rig.when_state(order, OrderState.FULFILLED)

@@ -18,7 +18,6 @@ from reward_server.store.postgres import PostgresStore, open_postgres
 
 from .rig import (
     ABSENT,
-    PATIENCE,
     Asked,
     Reply,
     Rig,
@@ -361,7 +360,7 @@ async def test_a_host_whose_clock_is_ahead_does_not_take_a_purchase_for_absent(r
     await sender.when_state(order, OrderState.OUTCOME_UNKNOWN)
     sender.loses_its_lease()
     await ahead.looks_around()
-    await until(lambda: len(ahead.script.queries) >= 3, patience=4 * PATIENCE)
+    await until(lambda: len(ahead.script.queries) >= 3)
     assert (await ahead.stored(order)).state is OrderState.OUTCOME_UNKNOWN
 
 

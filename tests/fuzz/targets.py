@@ -356,7 +356,7 @@ async def _called(api: Api, path: str, raw: bytes, metadata: Any, *, streams: bo
         if not streams:
             await channel.unary_unary(path)(raw, metadata=metadata, timeout=1.0)
             return None
-        call = channel.unary_stream(path)(raw, metadata=metadata, timeout=30.0)
+        call = channel.unary_stream(path)(raw, metadata=metadata, timeout=100.0)
         # The first message comes at once, whatever is asked; after that a stream may be silent.
         if await call.read() is not grpc.aio.EOF:
             call.cancel()
@@ -472,7 +472,7 @@ def every_target(folder: Path, runner: asyncio.Runner) -> Iterator[Mapping[str, 
 
     def waiting(target: AsyncTarget) -> Target:
         async def bounded(random: Random) -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(100):
                 await target(random)
 
         return lambda random: runner.run(bounded(random))

@@ -18,7 +18,7 @@ CLIENT = Path(__file__).parents[2] / "clients/python/examples/kit_client.py"
 
 
 def kit(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*KIT, *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*KIT, *words], capture_output=True, text=True, timeout=280, check=False)
 
 
 def test_list_names_every_scenario_with_a_sentence() -> None:

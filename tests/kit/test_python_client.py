@@ -11,7 +11,7 @@ from reward_client_kit import SCENARIOS, Verdict, command, play
 CLIENT = Path(__file__).parents[2] / "clients/python/examples/kit_client.py"
 AT_A_TIME = 8
 """The clients start up more often than they work: more of them at once take no less time on two cores."""
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 TIMEOUT = 60.0
 
 

@@ -25,12 +25,16 @@ CAUGHT = {
 }
 """What is said of each."""
 
+LATE = {"callback_trusted_without_a_query": 20}
+"""Who isn't caught by the first seeds, and a seed to begin with: playing all before it finds nothing."""
+SEEDS = 40
+
 
 def test_every_mutant_is_tried() -> None:
     assert {path.stem for path in HERE.glob("*.patch")} == set(CAUGHT)
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_mutant_is_caught(name: str, tmp_path: Path) -> None:
     """The patch fits, the copy runs, and the simulation names the promise that it breaks."""
@@ -45,14 +49,23 @@ def test_a_mutant_is_caught(name: str, tmp_path: Path) -> None:
         check=False,
     )
     assert patched.returncode == 0, f"the mutant doesn't fit the program any more: {patched.stderr}"
-    paths = [tmp_path / "server", tmp_path / "adapters", ROOT / "tests"]
-    run = subprocess.run(
-        [sys.executable, "-m", "simulation", "--seeds", "0-39", "--orders", "50", "--jobs", "1", "--until-broken"],
+    first = LATE.get(name, 0)
+    run = simulate(tmp_path, first, SEEDS - 1)
+    if first and not run.returncode:
+        run = simulate(tmp_path, 0, first - 1)
+    assert run.returncode == 1, f"nobody noticed: {run.stdout[-2000:]}{run.stderr[-2000:]}"
+    assert re.search(CAUGHT[name], run.stdout), run.stdout[-4000:]
+
+
+def simulate(program: Path, first: int, last: int) -> subprocess.CompletedProcess[str]:
+    """Plays these seeds with the copy of the program, until one breaks a promise."""
+    paths = [program / "server", program / "adapters", ROOT / "tests"]
+    seeds = ("--seeds", f"{first}-{last}", "--orders", "50", "--jobs", "1", "--until-broken")
+    return subprocess.run(
+        [sys.executable, "-m", "simulation", *seeds],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
         capture_output=True,
         text=True,
         check=False,
-        timeout=160,
+        timeout=500,
     )
-    assert run.returncode == 1, f"nobody noticed: {run.stdout[-2000:]}{run.stderr[-2000:]}"
-    assert re.search(CAUGHT[name], run.stdout), run.stdout[-4000:]

@@ -23,10 +23,10 @@ from crash.world import (
     Server,
     Verdict,
     World,
-    kept_port,
     many,
     suppliers,
 )
+from ports import free_port
 from postgres_server import Cluster
 from reward_sandbox import Sandbox
 from reward_server.store.postgres import migrate_postgres
@@ -119,7 +119,7 @@ async def fleet(
     """As many replicas as `stores`, which are the lines of `[store]` of each; none is started yet. `account` holds keys
     for every supplier account.
     """
-    http_ports = [kept_port() for _ in stores]
+    http_ports = [free_port() for _ in stores]
     async with relay(*http_ports) as callbacks, Sandbox(suppliers(callbacks.port)) as sandbox:
         places: list[Place] = []
         for number, (store, http_port) in enumerate(zip(stores, http_ports, strict=True)):
@@ -130,7 +130,7 @@ async def fleet(
             place = Place(
                 folder=home,
                 sandbox_url=sandbox.url,
-                grpc_port=kept_port(),
+                grpc_port=free_port(),
                 http_port=http_port,
                 account={**QUICK, "max_in_flight": 32, "submit_window": SUBMIT_WINDOW, **account},
                 accounts={WITHOUT_QUERY: {"settle_by_seconds": 4.0}},

@@ -135,7 +135,7 @@ async def call_over_tls(port: int, root: bytes) -> None:
     credentials = grpc.ssl_channel_credentials(root)
     async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
         api = Api(channel, "shop-key")
-        await api.rewards.ListOrders(pb.ListOrdersRequest(), metadata=api.metadata, timeout=5)
+        await api.rewards.ListOrders(pb.ListOrdersRequest(), metadata=api.metadata, timeout=60)
 
 
 async def test_tls_and_a_renewed_certificate(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ async def sandbox(start: Start) -> Sandbox:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield Client(session)
 
 

@@ -134,7 +134,7 @@ async def test_program_killed_keeps_its_books(client: Any, until: Any, tmp_path:
         if run == 0:
             sandbox = type("Address", (), {"url": urls[0]})
             await buy(sandbox, client, time.time, "S1")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while b'"S1"' not in await asyncio.to_thread(file.read_bytes):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
         else:

@@ -16,14 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import AioRpcError, Channel, insecure_channel, secure_channel
 
+from ports import free_port
 from reward_server.app import App
 from reward_server.clock import Clock
 from reward_server.config import Settings, load_settings
 from reward_server.sealing import create_master_key_file
 from rewardservice.v1 import reward_service_pb2_grpc
 from rewardservice.v1.reward_service_pb2 import ListOrdersRequest
-
-from .harness import free_port
 
 PEM, PKCS8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
 
@@ -124,7 +123,7 @@ class Line:
 
     async def call(self) -> None:
         """A call that every client with `read` may make."""
-        await self.orders.ListOrders(ListOrdersRequest(), metadata=self.metadata, timeout=10)
+        await self.orders.ListOrders(ListOrdersRequest(), metadata=self.metadata, timeout=60)
 
     async def refusal(self) -> "Refusal":
         """How that call is refused."""

@@ -18,6 +18,7 @@ import pytest
 from google.protobuf.message import Message
 from grpc.aio import AioRpcError
 
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings, shops
 from reward_sandbox.scenario import Scenario
 from reward_server.access import new_key
@@ -38,7 +39,7 @@ from rewardservice.v1.reward_service_pb2 import (
 )
 
 from .bare import client_toml
-from .harness import Caller, Place, ServerProcess, caller, free_port, toml_value
+from .harness import Caller, Place, ServerProcess, caller, toml_value
 from .stage import state
 
 MARK = "CNRY7KQ2"
@@ -63,7 +64,7 @@ STATES = {"fulfilled": 50, "failed": 15, "needs_review": 10, "outcome_unknown": 
 """At least so many orders come to each: a run in which nothing happened would prove nothing."""
 MOST = 0.85
 """Such a part comes to where its scenario takes it; of so many at a time some miss the moment that they are about."""
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds in which that is waited for, a few on a calm machine; on a busy one the states have to do."""
 
 

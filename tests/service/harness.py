@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
-import itertools
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc.aio import Channel, insecure_channel, secure_channel
 
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings, catalogue
 from reward_server.app import App
 from reward_server.clock import Clock
@@ -31,6 +30,9 @@ from rewardservice.v1.reward_service_pb2 import CreateOrderRequest, CreateOrderR
 DEV = "dev-key"
 OTHER = "dev-key-2"
 OPERATOR = "dev-operator-key"
+
+START_SECONDS = 100.0
+"""How long a server may take until it takes calls; on a calm machine it takes two."""
 
 State = order_pb2.OrderState
 TERMINAL = frozenset(
@@ -50,22 +52,14 @@ QUICK = {
     "poll_plan": [0.1, 0.2],
 }
 
-
-_tried = itertools.count()
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that outgoing connections get: none of them takes it meanwhile.
-
-    Every process goes through a stretch of its own, so that two don't find the same one free.
-    """
-    while True:
-        port = 20_000 + 200 * (os.getpid() % 60) + next(_tried) % 200
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            # As servers do: connections of a former one that are still being forgotten don't count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return port
+USUAL = (
+    "dushu/membership",
+    "kaquan91_card/type-1",
+    "kaquan91_recharge/topup",
+    "kasushou/card",
+    "kuaiduibao/card",
+)
+"""One product of each supplier: to read all five hundred takes a server a quarter of a second."""
 
 
 def toml_value(value: object) -> str:
@@ -273,7 +267,7 @@ class ServerProcess:
         ready = asyncio.create_task(channel.channel_ready())
         ended = asyncio.create_task(self.process.wait())
         try:
-            await asyncio.wait({ready, ended}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ready, ended}, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             assert ready.done(), self.output.read_text()[-4000:]
         finally:
             ready.cancel()

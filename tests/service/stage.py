@@ -19,7 +19,7 @@ from .harness import OPERATOR, QUICK, Service, caller, service
 from .money import differences
 from .timelapse import LeapingClock, LeapingLoop
 
-PATIENCE = 25.0
+PATIENCE = 60.0
 """Seconds a scenario may take until the service has made of it what it should; far above what any needs."""
 
 LOOKS_THAT_CHANGE_NOTHING = 3
@@ -29,8 +29,8 @@ LEAPS = 150
 """In so many leaps the time of a long scenario passes …"""
 SHORTEST_LEAP = 6.0
 """… and that of a short one in fewer, of so many seconds."""
-REST = 0.02
-"""Seconds that answers on their way get between two leaps."""
+REST = 0.005
+"""Seconds between two looks at whether something is under way: what a leap has made due has begun by then."""
 
 LATE_SECONDS = 2.0
 PATIENT = 5.0
@@ -81,10 +81,9 @@ async def play(
         "accounts": {kind: {**QUICK, "answer_patience": PATIENT, **scenario.account}},
         "extra": extra,
         "kinds": (kind,),
+        # Nobody asks for other products' forms, least of all in days that pass in seconds.
+        "products": (product or f"{kind}/{scenario.name}",),
     }
-    if clock:
-        # In days that pass in seconds nobody should ask all the time for other products' forms.
-        place["products"] = (product or f"{kind}/{scenario.name}",)
     async with (
         service(folder, sandbox=sandbox, clock=clock, **place) as running,
         caller(running.place.grpc_port, OPERATOR) as operator,
@@ -153,16 +152,25 @@ async def act(running: Service, kind: str, scenario: Scenario, order_id: str) ->
 async def lapse(loop: LeapingLoop, running: Service, kind: str, scenario: Scenario, order_id: str) -> bool:
     """Lets the scenario's time pass in leaps, never while something is on the wire; then it must be as expected."""
     desk = running.sandbox.desk(kind)
+    bought = len((await running.client.get(order_id, "EXPLAINED")).purchases)
+    begun = min(bought, scenario.expect.requests)
     answered = -1
     leaps = min(LEAPS, math.ceil(scenario.lapse / SHORTEST_LEAP))
     for _ in range(leaps):
         # A leap in the middle of an exchange, or before the first one, would be its time-out.
-        while not desk.quiet or desk.codes_sent.total() != answered or desk.creates < min(1, scenario.expect.requests):
+        while busy(running, kind) or desk.codes_sent.total() != answered or desk.creates < begun:
             answered = desk.codes_sent.total()
             await asyncio.sleep(REST)
         answered = -1
         loop.leap(scenario.lapse / leaps)
     return await ends(running, kind, scenario, order_id)
+
+
+def busy(running: Service, kind: str) -> bool:
+    """Whether something is on the wire, or about to be: at either side."""
+    engine = running.app.engine
+    asks = any(watch.busy for watch in engine._looks._watches.values())
+    return asks or bool(engine._accounts[kind].in_flight) or not running.sandbox.desk(kind).quiet
 
 
 async def ends(running: Service, kind: str, scenario: Scenario, order_id: str) -> bool:

@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 
 from rewardservice.v1 import order_pb2, reward_service_pb2
 
-from .harness import OTHER, Service, caller, refused, service
+from .harness import OTHER, USUAL, Service, caller, refused, service
 
 SHORT_PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(number="1380013"))
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
@@ -20,7 +20,7 @@ PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number=
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(tmp_path) as one:
+    async with service(tmp_path, products=USUAL) as one:
         yield one
 
 

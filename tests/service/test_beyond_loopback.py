@@ -9,12 +9,13 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from ports import free_port
 from reward_server.access import new_key
 from reward_server.app import App
 from reward_server.config import ConfigError, load_settings
 from rewardservice.v1 import reward_service_pb2, reward_service_pb2_grpc
 
-from .harness import DEV, OPERATOR, OTHER, Place, certificate, free_port, refused
+from .harness import DEV, OPERATOR, OTHER, Place, certificate, refused
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from reward_server import guard as guards
 from reward_server import http
 from reward_server.guard import Guard, source_of
 
-from .harness import Service, service
+from .harness import USUAL, Service, service
 from .test_callbacks import kuaiduibao_sign
 
 ACCOUNTS = ("kuaiduibao", "kaquan91_recharge", "kasushou")
@@ -26,7 +26,7 @@ PROXIES = tuple(ip_network(text) for text in ("127.0.0.0/8", "10.0.0.0/8", "2001
 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Service]:
-    async with service(tmp_path) as one:
+    async with service(tmp_path, products=USUAL) as one:
         yield one
 
 

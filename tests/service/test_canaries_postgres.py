@@ -42,7 +42,7 @@ def changed(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str
     return {name: content.replace(bytes(64), b"") for name, content in after.items() if before.get(name) != content}
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_no_secret_is_left_in_a_database_its_log_or_its_write_ahead_log(cluster: Cluster, tmp_path: Path) -> None:
     """The half of all scenarios that isn't played over SQLite: what lies on the database server's disk afterwards, and
     what the service told by the way, holds no card, key or token in the clear.

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from reward_sandbox import CANARY, Sandbox, SandboxSettings
 from rewardservice import RewardClient, TlsOptions, Update
 from rewardservice.errors import RewardError
 
-from .harness import Place, ServerProcess, State, certificate, free_port
+from .harness import Place, ServerProcess, State, certificate
 
 REWARDCTL = Path(sys.executable).with_name("rewardctl")
 
@@ -92,7 +93,7 @@ async def test_a_watch_goes_on_through_a_killed_server(server: ServerProcess) ->
         await server.kill()
         await server.start(config=place.folder / "reward.toml")
         await following
-        order = await client.wait_for(order_id=created.order.order_id, timeout=30)
+        order = await client.wait_for(order_id=created.order.order_id, timeout=100)
         assert order.state == State.ORDER_STATE_FULFILLED
         assert seen == list(range(1, order.version + 1))
 
@@ -111,7 +112,7 @@ async def test_with_a_certificate_the_server_speaks_tls_only(tmp_path: Path) -> 
             await server.start(config=config)
             async with RewardClient(target, key="dev-key", tls=TlsOptions(ca_file=certificate_file)) as client:
                 created = await client.create_order("kuaiduibao/card", client_order_id="order-1")
-                order = await client.wait_for(order_id=created.order.order_id, timeout=30)
+                order = await client.wait_for(order_id=created.order.order_id, timeout=100)
                 assert order.state == State.ORDER_STATE_FULFILLED
             async with RewardClient(target, key="dev-key", timeout=1.0) as plain:
                 with pytest.raises(RewardError):

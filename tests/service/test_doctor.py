@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 
+from ports import free_port
 from postgres_server import execute
 from reward_sandbox import Sandbox, SandboxSettings
 from reward_server.access import new_key
@@ -21,7 +22,7 @@ from reward_server.sealing import create_master_key_file
 from reward_server.store.postgres import migrate_postgres
 from rewardservice.v1 import order_pb2
 
-from .harness import Place, ServerProcess, caller, certificate, free_port
+from .harness import Place, ServerProcess, caller, certificate
 from .offline import command
 
 

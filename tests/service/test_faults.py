@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2
 from reward_sandbox import Sandbox, SandboxSettings
 from rewardservice.v1 import order_pb2
 
-from .harness import QUICK, TERMINAL, Caller, Place, ServerProcess, State, refused
+from .harness import QUICK, TERMINAL, USUAL, Caller, Place, ServerProcess, State, refused
 
 LAUNCHER = Path(__file__).with_name("faulty.py")
 DAY = 86_400
@@ -86,7 +86,8 @@ class Stage:
 async def stage(folder: Path, **account: object) -> AsyncIterator[Stage]:
     """All three of them, running."""
     async with Sandbox(SandboxSettings(port=0, step_seconds=0.05)) as sandbox:
-        place = Place(folder=folder, sandbox_url=sandbox.url, account={**QUICK, "read_timeout": 30.0, **account})
+        account = {**QUICK, "read_timeout": 30.0, **account}
+        place = Place(folder=folder, sandbox_url=sandbox.url, account=account, products=USUAL)
         server = FaultyServer(place)
         client = Caller(place.grpc_port)
         async with server:

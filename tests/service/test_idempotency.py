@@ -25,7 +25,7 @@ from reward_server.store.codec import decode_order, encode_order
 from rewardservice.v1 import order_pb2
 from rewardservice.v1.reward_service_pb2 import CreateOrderRequest
 
-from .harness import QUICK, Place, ServerProcess, Service, State, caller, refused, service
+from .harness import QUICK, USUAL, Place, ServerProcess, Service, State, caller, refused, service
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(number="13800138000"))
 PHONE_IN_FULL = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
@@ -47,7 +47,7 @@ def differing(error: grpc.aio.AioRpcError) -> tuple[str, list[str]]:
 @pytest.mark.rule("O12")
 async def test_calls_at_the_same_time_are_one_order_and_one_purchase(tmp_path: Path) -> None:
     """A hundred calls with one id: one of them made the order, all of them show it."""
-    async with service(tmp_path, account=dict(QUICK)) as running:
+    async with service(tmp_path, account=dict(QUICK), products=USUAL) as running:
         answers = await asyncio.gather(*(running.client.create("kasushou/card", "same") for _ in range(100)))
         assert [answer.replayed for answer in answers].count(False) == 1
         [order_id] = {answer.order.order_id for answer in answers}
@@ -58,7 +58,7 @@ async def test_calls_at_the_same_time_are_one_order_and_one_purchase(tmp_path: P
 @pytest.mark.rule("O12")
 async def test_calls_at_the_same_time_that_differ_make_one_order_and_the_others_are_told(tmp_path: Path) -> None:
     """Whoever comes first has the id; the rest hear which fields differ from its order, and nothing else is bought."""
-    async with service(tmp_path, account=dict(QUICK)) as running:
+    async with service(tmp_path, account=dict(QUICK), products=USUAL) as running:
         calls = [running.client.create("kasushou/card", "same", quantity=1 + n % 2) for n in range(40)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         errors = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
@@ -73,7 +73,7 @@ async def test_calls_at_the_same_time_that_differ_make_one_order_and_the_others_
 @pytest.mark.rule("O12")
 async def test_a_replay_while_the_first_call_waits_shows_the_order_as_it_is(tmp_path: Path) -> None:
     """The first call waits for the end; one that asks again without waiting is answered at once."""
-    async with service(tmp_path, account={**QUICK, "read_timeout": 30.0}) as running:
+    async with service(tmp_path, account={**QUICK, "read_timeout": 30.0}, products=USUAL) as running:
         gate = running.sandbox.gate("kasushou")
         gate.hold()
         async with caller(running.place.grpc_port) as other:
@@ -93,7 +93,7 @@ async def test_a_replay_while_the_first_call_waits_shows_the_order_as_it_is(tmp_
 @pytest.mark.rule("D2", "O12")
 async def test_a_call_whose_caller_gave_up_is_found_again(tmp_path: Path) -> None:
     """A deadline or a cancel of the caller changes nothing: the order is made once, and the next call shows it."""
-    async with service(tmp_path, account=dict(QUICK)) as running:
+    async with service(tmp_path, account=dict(QUICK), products=USUAL) as running:
         left: list[asyncio.Task[Any]] = []
         for n in range(10):
             left.append(asyncio.create_task(running.client.create("kasushou/card", f"o-{n}")))
@@ -112,7 +112,7 @@ async def test_a_replay_after_the_server_was_killed_shows_the_same_order(tmp_pat
     """SIGKILL before or after the supplier has answered: the id still means that order, and one purchase."""
     async with (
         Sandbox(SandboxSettings(port=0, step_seconds=0.05)) as sandbox,
-        ServerProcess(Place(folder=tmp_path, sandbox_url=sandbox.url, account=dict(QUICK))) as server,
+        ServerProcess(Place(folder=tmp_path, sandbox_url=sandbox.url, account=dict(QUICK), products=USUAL)) as server,
     ):
         gate = sandbox.gate("kasushou")
         if not bought:
@@ -139,7 +139,7 @@ async def test_a_call_that_was_cut_by_a_kill_may_be_repeated(tmp_path: Path) -> 
     """The caller doesn't know whether it was stored: asking again makes one order in either case."""
     async with (
         Sandbox(SandboxSettings(port=0, step_seconds=0.05)) as sandbox,
-        ServerProcess(Place(folder=tmp_path, sandbox_url=sandbox.url, account=dict(QUICK))) as server,
+        ServerProcess(Place(folder=tmp_path, sandbox_url=sandbox.url, account=dict(QUICK), products=USUAL)) as server,
         caller(server.place.grpc_port) as client,
     ):
         calls = [asyncio.create_task(client.create("kasushou/card", f"o-{n}")) for n in range(40)]
@@ -164,7 +164,7 @@ async def test_neither_a_pause_nor_a_lost_product_turns_a_replay_into_an_error(t
     """New orders of the paused supplier are refused, the known one is shown; a product that was taken out of the
     catalogue, or whose price is above the limit now, still has its orders.
     """
-    async with service(tmp_path, account=dict(QUICK)) as running:
+    async with service(tmp_path, account=dict(QUICK), products=USUAL) as running:
         limit = {"currency_code": "CNY", "units": 1_000}
         first = await running.client.create("kasushou/card", "o-1", max_unit_price=limit)
         await running.client.until(first.order.order_id)
@@ -192,7 +192,7 @@ async def shows_the_same(running: Service, order_id: str, limit: dict[str, Any])
 @pytest.mark.rule("O12")
 async def test_defaults_filled_in_are_the_same_content(tmp_path: Path) -> None:
     """The area code may be left out or said; view and wait aren't content."""
-    async with service(tmp_path, account=dict(QUICK)) as running:
+    async with service(tmp_path, account=dict(QUICK), products=USUAL) as running:
         first = await running.client.create("kaquan91_recharge/topup", "o-1", recipient=PHONE)
         for fields in (
             {"recipient": PHONE_IN_FULL},
@@ -210,7 +210,10 @@ async def test_defaults_filled_in_are_the_same_content(tmp_path: Path) -> None:
 @pytest.mark.rule("O12")
 async def test_an_id_belongs_to_one_client(tmp_path: Path) -> None:
     """Another client's order of the same id is another order."""
-    async with service(tmp_path, account=dict(QUICK)) as running, caller(running.place.grpc_port, "dev-key-2") as other:
+    async with (
+        service(tmp_path, account=dict(QUICK), products=USUAL) as running,
+        caller(running.place.grpc_port, "dev-key-2") as other,
+    ):
         ours = await running.client.create("kasushou/card", "o-1")
         theirs = await other.create("kasushou/card", "o-1", quantity=2)
         assert not theirs.replayed

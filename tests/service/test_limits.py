@@ -48,7 +48,7 @@ def config(*limits: str) -> str:
 async def order(of: Line, client_order_id: str, quantity: int = 1) -> Any:
     """Orders cards."""
     request = CreateOrderRequest(client_order_id=client_order_id, product_id="card", quantity=quantity)
-    return await of.orders.CreateOrder(request, metadata=of.metadata, timeout=10)
+    return await of.orders.CreateOrder(request, metadata=of.metadata, timeout=60)
 
 
 async def refused(work: Any) -> Refusal:

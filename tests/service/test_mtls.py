@@ -10,10 +10,10 @@ import pytest
 from cryptography import x509
 from grpc.aio import AioRpcError
 
+from ports import free_port
 from reward_server.access import new_key
 
 from .bare import Authority, Bare, bare, client_toml, line
-from .harness import free_port
 
 KEY, KEY_HASH = new_key()
 OTHER, OTHER_HASH = new_key()
@@ -115,7 +115,7 @@ def handshake(server: Bare, ca: Path, version: ssl.TLSVersion) -> str | None:
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw,
         context.wrap_socket(raw, server_hostname="127.0.0.1") as secured,
     ):
         return secured.version()

@@ -8,10 +8,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings
 from rewardservice.v1 import order_pb2, reward_service_pb2
 
-from .harness import QUICK, Caller, Place, ServerProcess, State, free_port
+from .harness import QUICK, Caller, Place, ServerProcess, State
 
 PHONE = order_pb2.Recipient(phone=order_pb2.PhoneNumber(area_code="+86", number="13800138000"))
 
@@ -65,7 +66,7 @@ class Watcher:
     async def until(self, expected: dict[str, Counter[str]]) -> None:
         """Waits for the orders to stand as expected; after a minute shows how they stand instead."""
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(150):
                 while self.by_product() != expected:
                     self.news.clear()
                     await self.news.wait()

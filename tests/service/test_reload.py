@@ -13,6 +13,7 @@ import pytest
 import structlog
 from grpc.aio import AioRpcError
 
+from ports import free_port
 from reward_server import reloading
 from reward_server.access import new_key
 from reward_server.clock import Clock
@@ -22,7 +23,6 @@ from reward_server.sealing import add_master_key
 from rewardservice.v1.reward_service_pb2 import CreateOrderRequest, StreamOrderUpdatesRequest
 
 from .bare import Authority, Refusal, answered, bare, client_toml, line, refused, until, write_config
-from .harness import free_port
 from .test_limits import UNREACHABLE
 
 OLD, OLD_HASH = new_key()
@@ -292,7 +292,7 @@ async def test_sighup_reads_the_configuration_again(tmp_path: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             await seen(process.stdout, "ready")
             process.send_signal(signal.SIGHUP)
             await seen(process.stdout, "configuration taken over")

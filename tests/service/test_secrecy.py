@@ -49,7 +49,7 @@ def test_the_search_finds_every_spelling() -> None:
     assert search.found_in(secret[1:].encode()) == set()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.rule("P10", "D5")
 async def test_no_secret_is_left_in_logs_metrics_answers_or_files(tmp_path: Path) -> None:
     """Half of all scenarios of every supplier at log level debug, looked at, decided and cancelled: neither cards nor

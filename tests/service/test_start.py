@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings
 
-from .harness import QUICK, Caller, Place, ServerProcess, State, caller, free_port
+from .harness import QUICK, Caller, Place, ServerProcess, State, caller
 
 
 async def serve(config: Path, **environ: str) -> tuple[int, str]:

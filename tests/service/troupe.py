@@ -1,12 +1,13 @@
 """Plays scenarios in processes of their own, several at a time: most of each is waiting.
 
-As a program: `python -m tests.service.troupe kind/name …` prints one line of JSON per scenario as it ends. A name like
-`kind/name@other` orders the product `kind/other` for the magic recipient of the scenario.
+As a program: `PYTHONPATH=tests python -m tests.service.troupe kind/name …` prints one line of JSON per scenario as it
+ends. A name like `kind/name@other` orders the product `kind/other` for the magic recipient of the scenario.
 """
 
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ class Troupe:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, *names],
             cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

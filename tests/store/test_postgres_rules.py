@@ -32,7 +32,7 @@ from reward_server.store.postgres.sql import STATEMENTS
 from .conformance import all_updates
 from .samples import START, an_order, delivered, moved, new_id, touched
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """How long a test waits for what must come."""
 
 _names = itertools.count(1)

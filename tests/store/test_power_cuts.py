@@ -155,7 +155,7 @@ async def is_kept(store: SqliteStore, kept: Kept) -> bool:
     return cards == [kept.card] and await store.answers("shop", kept.order_id) == [kept.answer]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.rule("D1")
 async def test_a_power_cut_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """At 200 random moments, in migrations, commits and checkpoints, whatever is left of what wasn't synced."""

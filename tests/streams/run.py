@@ -16,7 +16,8 @@ from typing import Any
 
 import grpc
 
-from crash.world import PHONE, World, kept_port
+from crash.world import PHONE, World
+from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings
 from rewardservice.v1 import order_pb2, reward_service_pb2_grpc
 from rewardservice.v1 import reward_service_pb2 as pb
@@ -349,7 +350,7 @@ def late(rng: random.Random, count: int, one: Run, names: list[str]) -> Iterable
 @contextlib.asynccontextmanager
 async def run(folder: Path, *, seed: int, most_bytes: int = 2_000_000) -> AsyncIterator[Run]:
     """A run in an empty folder, with nothing ordered yet."""
-    http_port = kept_port()
+    http_port = free_port()
     settings = SandboxSettings(
         port=0,
         step_seconds=0.1,
@@ -360,7 +361,7 @@ async def run(folder: Path, *, seed: int, most_bytes: int = 2_000_000) -> AsyncI
         place = Place(
             folder=folder,
             sandbox_url=sandbox.url,
-            grpc_port=kept_port(),
+            grpc_port=free_port(),
             http_port=http_port,
             # Suppliers that share two cores with everything else may be slow without being asked again for it.
             account={**QUICK, "read_timeout": 10.0, "answer_patience": 30.0, "max_in_flight": 64},

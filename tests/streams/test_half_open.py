@@ -16,7 +16,7 @@ from rpc.world import Api, World, world
 NOTICED_SECONDS = 60
 """The promise. Pings every 20 s that wait 10 s for an answer notice it after 30 s."""
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(300)
 
 
 @asynccontextmanager

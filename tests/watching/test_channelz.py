@@ -7,8 +7,9 @@ import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 
+from ports import free_port
 from reward_server.config import ConfigError, load_settings
-from service.harness import Place, free_port, service
+from service.harness import Place, service
 
 
 async def test_connections_and_streams_are_told(tmp_path: Path) -> None:
