@@ -36,7 +36,7 @@ const (
 type Client struct {
 	target  string
 	dial    func() (*grpc.ClientConn, error)
-	sign    func(context.Context) context.Context
+	ask     asker
 	timeout time.Duration
 	pace    pace
 	log     *slog.Logger
@@ -45,6 +45,8 @@ type Client struct {
 	catalog pb.CatalogServiceClient
 	alive   context.Context // until Close
 	end     context.CancelFunc
+
+	keyMayChange bool
 }
 
 // Option changes what [NewClient] makes.
@@ -53,6 +55,7 @@ type Option func(*settings)
 type settings struct {
 	key     string
 	hasKey  bool
+	ask     func(context.Context) (string, error)
 	tls     *tls.Config
 	timeout time.Duration
 	pace    pace
@@ -60,10 +63,19 @@ type settings struct {
 	dial    []grpc.DialOption
 }
 
-// WithKey gives the client's API key. Without it the environment variable REWARDSERVICE_KEY holds the key. If that is
-// empty, too, a client certificate has to say who calls, and a server on this machine is sent "dev-key".
+// WithKey gives the client's API key, or a token. Without it the environment variable REWARDSERVICE_KEY holds the key. If
+// that is empty, too, a client certificate has to say who calls, and no key is sent; without certificate a server on this
+// machine is sent "dev-key".
 func WithKey(key string) Option {
-	return func(s *settings) { s.key, s.hasKey = key, true }
+	return func(s *settings) { s.key, s.hasKey, s.ask = key, true, nil }
+}
+
+// WithKeyFunc has a function asked for the key or token to send: for tokens that expire. It is asked before every call
+// and every connection of a watch, by many goroutines, so it should keep a token while that is good. When the service
+// refuses what a watch shows, it is asked once more, and the watch goes on if that brings another one. Its error ends
+// the call or the watch (errors.Is finds it) unless it is a gRPC status that is worth another try, as Unavailable is.
+func WithKeyFunc(ask func(context.Context) (string, error)) Option {
+	return func(s *settings) { s.ask = ask }
 }
 
 // WithTLS makes the connection speak TLS; [LoadTLS] makes a configuration from files. Without it key and cards are
@@ -100,7 +112,7 @@ func NewClient(target string, options ...Option) (*Client, error) {
 	for _, option := range options {
 		option(&s)
 	}
-	sign, err := signer(target, &s)
+	ask, err := whoCalls(target, &s)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +125,7 @@ func NewClient(target string, options ...Option) (*Client, error) {
 	return &Client{
 		target:  target,
 		dial:    dial,
-		sign:    sign,
+		ask:     ask,
 		timeout: s.timeout,
 		pace:    s.pace,
 		log:     s.log,
@@ -122,6 +134,8 @@ func NewClient(target string, options ...Option) (*Client, error) {
 		catalog: pb.NewCatalogServiceClient(conn),
 		alive:   alive,
 		end:     end,
+
+		keyMayChange: s.ask != nil,
 	}, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,7 +64,7 @@ func (s *scripted) StreamOrderUpdates(
 }
 
 // serve runs the server and makes a client of it that hardly pauses.
-func serve(t *testing.T, s *scripted) *rewardservice.Client {
+func serve(t *testing.T, s *scripted, options ...rewardservice.Option) *rewardservice.Client {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -73,8 +74,10 @@ func serve(t *testing.T, s *scripted) *rewardservice.Client {
 	pb.RegisterRewardServiceServer(server, s)
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
-	client, err := rewardservice.NewClient(listener.Addr().String(),
-		rewardservice.WithKey(key), rewardservice.WithBackoff(time.Millisecond, 4*time.Millisecond))
+	options = append([]rewardservice.Option{
+		rewardservice.WithKey(key), rewardservice.WithBackoff(time.Millisecond, 4*time.Millisecond),
+	}, options...)
+	client, err := rewardservice.NewClient(listener.Addr().String(), options...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,6 +338,124 @@ func TestWhereTheKeyComesFrom(t *testing.T) {
 	}
 	if _, err := rewardservice.NewClient("127.0.0.1:1", rewardservice.WithKey("")); err == nil {
 		t.Error("an empty key was taken")
+	}
+}
+
+// rotating gives one key after the other, and from then on the last.
+func rotating(keys ...string) func(context.Context) (string, error) {
+	var mutex sync.Mutex
+	return func(context.Context) (string, error) {
+		mutex.Lock()
+		defer mutex.Unlock()
+		key := keys[0]
+		if len(keys) > 1 {
+			keys = keys[1:]
+		}
+		return key, nil
+	}
+}
+
+func TestEveryCallAsksForTheKey(t *testing.T) {
+	server := &scripted{failures: []error{failure(codes.Unavailable, "")}}
+	client := serve(t, server, rewardservice.WithKeyFunc(rotating("one", "two", "three")))
+	for range 2 {
+		if _, err := client.CreateOrder(t.Context(), &pb.CreateOrderRequest{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"Bearer one", "Bearer two", "Bearer three"}; !slices.Equal(server.keys, want) {
+		t.Error(server.keys)
+	}
+}
+
+func TestWithoutAKeyThereIsNoCall(t *testing.T) {
+	broken := errors.New("no issuer")
+	for name, c := range map[string]struct {
+		ask  func(context.Context) (string, error)
+		code codes.Code
+		is   error
+	}{
+		"broken": {func(context.Context) (string, error) { return "", broken }, codes.Unauthenticated, broken},
+		"none":   {rotating(""), codes.Unauthenticated, nil},
+		"odd":    {rotating("clé\n"), codes.Unauthenticated, nil},
+		"coded": {func(context.Context) (string, error) {
+			return "", status.Error(codes.PermissionDenied, "no")
+		}, codes.PermissionDenied, nil},
+		"never": {func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}, codes.DeadlineExceeded, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := &scripted{}
+			client := serve(t, server, rewardservice.WithKeyFunc(c.ask), rewardservice.WithTimeout(20*time.Millisecond))
+			_, err := client.CreateOrder(t.Context(), &pb.CreateOrderRequest{})
+			var typed *rewardservice.Error
+			if !errors.As(err, &typed) || typed.Code != c.code || c.is != nil && !errors.Is(err, c.is) || len(server.requests) != 0 {
+				t.Errorf("%d requests, then: %v", len(server.requests), err)
+			}
+			if strings.Contains(err.Error(), "clé") {
+				t.Error("the key is in the error")
+			}
+		})
+	}
+}
+
+func TestClosingEndsTheWaitForAKey(t *testing.T) {
+	asked := make(chan struct{})
+	client := serve(t, &scripted{}, rewardservice.WithKeyFunc(func(ctx context.Context) (string, error) {
+		close(asked)
+		<-ctx.Done()
+		return "", ctx.Err()
+	}))
+	go func() { <-asked; _ = client.Close() }()
+	if err := lastError(client, t.Context()); !errors.Is(err, rewardservice.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestARefusedStreamGoesOnWithAnotherKey(t *testing.T) {
+	for name, c := range map[string]struct {
+		option rewardservice.Option
+		shown  []string
+		good   bool
+	}{
+		"another": {rewardservice.WithKeyFunc(rotating("old", "new")), []string{"Bearer old", "Bearer new"}, true},
+		"same":    {rewardservice.WithKeyFunc(rotating("old")), []string{"Bearer old"}, false},
+		"worse":   {rewardservice.WithKeyFunc(rotating("old", "odd", "new")), []string{"Bearer old", "Bearer odd"}, false},
+		"fixed":   {rewardservice.WithKey("old"), []string{"Bearer old"}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var shown []string
+			client := serve(t, &scripted{stream: func(stream pb.RewardService_StreamOrderUpdatesServer) error {
+				md, _ := metadata.FromIncomingContext(stream.Context())
+				shown = append(shown, md.Get("authorization")...)
+				if shown[len(shown)-1] != "Bearer new" {
+					if len(shown) == 1 {
+						_ = stream.Send(heartbeat())
+					}
+					return failure(codes.Unauthenticated, "UNAUTHENTICATED")
+				}
+				return stream.Send(heartbeat())
+			}}, c.option)
+			request := &pb.StreamOrderUpdatesRequest{Start: pb.StreamStart_STREAM_START_NOW}
+			beats, good := 0, false
+			for _, err := range client.Watch(t.Context(), request) {
+				if err != nil {
+					if !rewardservice.HasReason(err, pb.ErrorReason_ERROR_REASON_UNAUTHENTICATED) {
+						t.Error(err)
+					}
+					break
+				}
+				if beats++; beats == 2 {
+					good = true
+					break
+				}
+			}
+			if good != c.good || !slices.Equal(shown, c.shown) {
+				t.Error(good, shown)
+			}
+		})
 	}
 }
 

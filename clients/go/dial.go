@@ -1,7 +1,6 @@
 package rewardservice
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -16,14 +15,9 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/metadata"
 )
 
-// KeyVariable is the environment variable that holds the API key where [WithKey] gives none.
-const KeyVariable = "REWARDSERVICE_KEY"
-
 const (
-	devKey     = "dev-key"
 	maxReceive = 64 << 20  // bytes of an answer: the largest one is a page of 1,000 updates with all their cards
 	maxSend    = 256 << 10 // bytes of a request: the server takes no more
 )
@@ -80,34 +74,6 @@ func dialOptions(s *settings) []grpc.DialOption {
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive), grpc.MaxCallSendMsgSize(maxSend)),
 	}, s.dial...)
-}
-
-// signer says who calls. The key is kept in a closure, where no way of printing a client finds it.
-func signer(target string, s *settings) (func(context.Context) context.Context, error) {
-	key := s.key
-	if !s.hasKey {
-		key = os.Getenv(KeyVariable)
-	}
-	certified := s.tls != nil && (len(s.tls.Certificates) > 0 || s.tls.GetClientCertificate != nil)
-	switch {
-	case key != "":
-	case s.hasKey:
-		return nil, errors.New("rewardservice: the API key is empty")
-	case certified:
-		return func(ctx context.Context) context.Context { return ctx }, nil
-	case isLoopback(target):
-		key = devKey
-	default:
-		return nil, fmt.Errorf("rewardservice: no API key for %s: use WithKey or set %s", target, KeyVariable)
-	}
-	for _, character := range key {
-		if character < '!' || character > '~' {
-			return nil, errors.New("rewardservice: an API key consists of printable ASCII characters without spaces")
-		}
-	}
-	return func(ctx context.Context) context.Context {
-		return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+key)
-	}, nil
 }
 
 // isLoopback tells whether a gRPC target never leaves this machine, as far as its name says.

@@ -56,3 +56,19 @@ func ExampleLoadTLS() {
 	}
 	_ = client.Close()
 }
+
+func ExampleWithKeyFunc() {
+	var issuer interface {
+		Current(ctx context.Context) (string, error)
+	}
+
+	token := rewardservice.WithKeyFunc(func(ctx context.Context) (string, error) {
+		return issuer.Current(ctx) // yours: keeps a token while it is good, and gets another one in time
+	})
+
+	client, err := rewardservice.NewClient("127.0.0.1:50051", token)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_ = client.Close()
+}

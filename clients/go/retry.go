@@ -55,12 +55,10 @@ func call[Request, Response any](
 		defer cancel()
 	}
 	for failures := 1; ; failures++ {
-		var trailer metadata.MD
-		response, failure := method(c.sign(ctx), request, grpc.Trailer(&trailer))
-		if failure == nil {
+		response, err := try(ctx, c, method, request)
+		if err == nil {
 			return response, nil
 		}
-		err := c.errorFrom(ctx, failure, trailer)
 		pause := c.pace.after(failures, err.RetryAfter)
 		deadline, _ := ctx.Deadline()
 		if !err.isRetryable() || failures >= mostTries || time.Until(deadline) <= pause {
@@ -70,6 +68,25 @@ func call[Request, Response any](
 			return response, err
 		}
 	}
+}
+
+// try calls once.
+func try[Request, Response any](
+	ctx context.Context,
+	c *Client,
+	method func(context.Context, Request, ...grpc.CallOption) (Response, error),
+	request Request,
+) (response Response, err *Error) {
+	key, err := c.keyFor(ctx)
+	if err != nil {
+		return response, err
+	}
+	var trailer metadata.MD
+	response, failure := method(signed(ctx, key), request, grpc.Trailer(&trailer))
+	if failure != nil {
+		return response, c.errorFrom(ctx, failure, trailer)
+	}
+	return response, nil
 }
 
 // isRetryable tells whether the same request may succeed a little later. Every call may be repeated: creating an order

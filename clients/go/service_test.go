@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,14 +17,18 @@ import (
 )
 
 // realService is a client of the running service that REWARD_TEST_TARGET names: one with the sandbox behind it, as
-// `make run` starts it. Files of TLS come in REWARD_TEST_CA, REWARD_TEST_CERT and REWARD_TEST_KEY.
+// `make run` starts it. Files of TLS come in REWARD_TEST_CA, REWARD_TEST_CERT and REWARD_TEST_KEY; when the certificate
+// says who calls, REWARD_TEST_CERTIFIED is set, and no "dev-key" is shown.
 func realService(t *testing.T, key string) *rewardservice.Client {
 	t.Helper()
 	target := os.Getenv("REWARD_TEST_TARGET")
 	if target == "" {
 		t.Skip("REWARD_TEST_TARGET names no service")
 	}
-	options := []rewardservice.Option{rewardservice.WithKey(key)}
+	var options []rewardservice.Option
+	if key != "dev-key" || os.Getenv("REWARD_TEST_CERTIFIED") == "" {
+		options = append(options, rewardservice.WithKey(key))
+	}
 	if ca := os.Getenv("REWARD_TEST_CA"); ca != "" {
 		config, err := rewardservice.LoadTLS(ca, os.Getenv("REWARD_TEST_CERT"), os.Getenv("REWARD_TEST_KEY"))
 		if err != nil {
@@ -161,5 +166,42 @@ func TestServiceErrorsAreTyped(t *testing.T) {
 	}
 	if !rewardservice.HasReason(err, pb.ErrorReason_ERROR_REASON_UNAUTHENTICATED) {
 		t.Error(err)
+	}
+}
+
+// Needs REWARD_TEST_TOKENS: one that has expired, and a good one.
+func TestTokensMayExpire(t *testing.T) {
+	tokens := strings.Fields(os.Getenv("REWARD_TEST_TOKENS"))
+	if len(tokens) != 2 {
+		t.Skip("REWARD_TEST_TOKENS holds no two tokens")
+	}
+	target, request := os.Getenv("REWARD_TEST_TARGET"), &pb.StreamOrderUpdatesRequest{}
+	for name, c := range map[string]struct {
+		option rewardservice.Option
+		good   bool
+	}{
+		"fixed": {rewardservice.WithKey(tokens[0]), false},
+		"same":  {rewardservice.WithKeyFunc(rotating(tokens[0])), false},
+		"fresh": {rewardservice.WithKeyFunc(rotating(tokens...)), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, err := rewardservice.NewClient(target, c.option)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			for event, err := range client.Watch(t.Context(), request) {
+				if c.good && event.Kind != rewardservice.SnapshotEnd ||
+					!c.good && !rewardservice.HasReason(err, pb.ErrorReason_ERROR_REASON_UNAUTHENTICATED) {
+					t.Error(event, err)
+				}
+				break
+			}
+			// Every call asks, too, and rotating goes on giving the last one.
+			_, err = client.GetProduct(t.Context(), "kasushou/card")
+			if c.good != (err == nil) {
+				t.Error(err)
+			}
+		})
 	}
 }

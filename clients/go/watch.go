@@ -87,6 +87,8 @@ type watch struct {
 	seen         versions
 	failures     int
 	failingSince time.Time
+	shown        string                 // the key or token of the last call
+	refusal      *Error                 // of that, until another one is taken
 	rewards      pb.RewardServiceClient // over the client's connection, or over own
 	own          *grpc.ClientConn
 }
@@ -106,6 +108,10 @@ func (w *watch) run(ctx context.Context, yield func(Event, error) bool) {
 		if err == nil {
 			return
 		}
+		if w.mayShowAnother(err) {
+			w.client.log.Info("the key or token was refused; asking for another")
+			continue
+		}
 		if w.mustStartOver(err) {
 			w.client.log.Warn("the log of orders can't be continued; a snapshot follows", "reason", err.Reason)
 			if !yield(Event{Kind: Reset, Reason: err.Reason}, nil) {
@@ -122,18 +128,27 @@ func (w *watch) run(ctx context.Context, yield func(Event, error) bool) {
 
 // stream makes one call and yields what it brings. It returns why the call ended; nil: the watch is over.
 func (w *watch) stream(ctx context.Context, yield func(Event, error) bool) *Error {
+	key, err := w.client.keyFor(ctx)
+	switch {
+	case err != nil:
+		return err
+	case w.refusal != nil && key == w.shown:
+		return w.refusal
+	}
+	w.shown = key
 	callCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(w.client.alive, func() { cancel(ErrClosed) })()
 	silent := time.AfterFunc(w.silence, func() { cancel(errSilence) })
 	defer silent.Stop()
-	stream, failure := w.rewards.StreamOrderUpdates(w.client.sign(callCtx), w.next())
+	stream, failure := w.rewards.StreamOrderUpdates(signed(callCtx, key), w.next())
 	for failure == nil {
 		var message *pb.StreamOrderUpdatesResponse
 		if message, failure = stream.Recv(); failure != nil {
 			break
 		}
 		silent.Stop() // the caller may take its time with an event
+		w.refusal = nil
 		if w.failures > 0 {
 			w.failures = 0
 			w.client.log.Info("the stream of orders is back")
@@ -203,6 +218,16 @@ func (w *watch) advance(token string) {
 	if token != "" && !w.inSnapshot {
 		w.token = token
 	}
+}
+
+// mayShowAnother tells whether the service refused a key or token that there may be a newer one of; once until it takes
+// one.
+func (w *watch) mayShowAnother(err *Error) bool {
+	if err.Code != codes.Unauthenticated || err.cause != nil || !w.client.keyMayChange || w.refusal != nil {
+		return false
+	}
+	w.refusal = err
+	return true
 }
 
 // mustStartOver tells whether the token is lost; then the next stream begins with a snapshot.

@@ -733,6 +733,31 @@ async def test_key_from_file(script: Scripted, rewardctl: Rewardctl, tmp_path: P
     ]
 
 
+async def test_key_file_is_read_again(script: Scripted, target: str, rewardctl: Rewardctl, tmp_path: Path) -> None:
+    """A stream that is refused goes on with the token that has been written meanwhile; a pipe is read once."""
+    script.orders["A"] = order("A")
+    token = tmp_path / "token"
+    token.write_text("old\n")
+
+    async def renew() -> None:
+        token.write_text("new\n")
+
+    refusal = Refusal(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    script.streams += [[renew, refusal], [snapshot(fulfilled("A")), snapshot_end("t1")]]
+
+    ended = await rewardctl("order", "watch", "A", "--key-file", str(token))
+
+    assert (ended.code, ended.err) == (0, "")
+    assert len(script.stream_requests) == 2
+
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(RUN)} order get A --key-file <(echo of-a-pipe)"
+    shell = await asyncio.create_subprocess_exec(
+        "bash", "-c", command, env=environment(target), stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await shell.wait() == 0
+    assert script.metadata[-1]["authorization"] == "Bearer of-a-pipe"
+
+
 async def test_completion_script(rewardctl: Rewardctl) -> None:
     """The completion script knows the commands and the global options."""
     ended = await rewardctl("completion", "bash")

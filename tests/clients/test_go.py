@@ -8,9 +8,13 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from reward_client_kit import Verdict
+from service.bare import client_toml
+from service.test_issuer import issue, publish
 
 from .stage import (
     BUILD,
@@ -106,9 +110,10 @@ async def test_calls_and_errors_are_as_documented(built: Path, service: RealServ
     await _service_tests(built, tmp_path, {"REWARD_TEST_TARGET": service.target})
 
 
-async def test_the_same_holds_over_mutual_tls(built: Path, tmp_path: Path) -> None:
-    """With an authority of one's own and a client certificate."""
-    async with RealService(tmp_path / "service", tls=True) as service:
+@pytest.mark.parametrize("certified", [False, True], ids=["and a key", "without a key"])
+async def test_the_same_holds_over_mutual_tls(built: Path, tmp_path: Path, *, certified: bool) -> None:
+    """With an authority of one's own and a client certificate; that alone may say who calls."""
+    async with RealService(tmp_path / "service", tls=True, client_from_certificate=certified) as service:
         assert service.tls is not None
         await _service_tests(
             built,
@@ -118,8 +123,30 @@ async def test_the_same_holds_over_mutual_tls(built: Path, tmp_path: Path) -> No
                 "REWARD_TEST_CA": str(service.tls.ca),
                 "REWARD_TEST_CERT": str(service.tls.certificate),
                 "REWARD_TEST_KEY": str(service.tls.key),
+                "REWARD_TEST_CERTIFIED": "1" if certified else "",
+                "REWARDSERVICE_KEY": "",
             },
         )
+
+
+async def test_tokens_may_expire(built: Path, tmp_path: Path) -> None:
+    """A watch whose token has expired goes on with the next; a fixed one is told."""
+    issuer = ec.generate_private_key(ec.SECP256R1())
+    keys = tmp_path / "jwks.json"
+    publish(keys, issuer)
+    expired = jwt.encode(
+        {"iss": "https://issuer", "aud": "rewards", "sub": "shop", "exp": 1_700_000_000},
+        issuer,
+        algorithm="ES256",
+        headers={"kid": "1"},
+    )
+    clients = f'[jwt]\nissuer = "https://issuer"\naudience = "rewards"\njwks_file = "{keys}"\n' + client_toml("shop")
+    async with RealService(tmp_path / "service", clients=clients) as service:
+        tokens = {"REWARD_TEST_TARGET": service.target, "REWARD_TEST_TOKENS": f"{expired} {issue(issuer, 'shop')}"}
+        program = built / "module.test", "-test.v", "-test.run=^TestTokens"
+        done = await run(*program, errors=tmp_path / "errors", folder=GO, environment=tokens)
+    assert done.code == 0, done.output + done.errors
+    assert "--- PASS: TestTokensMayExpire/fresh" in done.output
 
 
 async def _service_tests(built: Path, folder: Path, environment: dict[str, str]) -> None:
@@ -221,6 +248,6 @@ def test_the_fragments_of_the_readme_compile() -> None:
     """They stand in the examples of the module, which are compiled with its tests; but for what isn't shown."""
     examples = {line.strip() for line in (GO / "example_test.go").read_text().splitlines()}
     blocks = re.findall(r"^```golang\n(.*?)^```", (GO / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for line in "".join(blocks).splitlines():
         assert line.strip() in examples, line

@@ -26,6 +26,7 @@ from .stage import (
     run,
     running,
 )
+from .test_start import follow
 
 pytestmark = pytest.mark.timeout(600)
 JAVA = CLIENTS / "java"
@@ -33,7 +34,8 @@ OUT = BUILD / "java"
 REPOSITORY = OUT / "repository"
 """A local Maven repository of our own: what is published into it by a test stays out of everybody else's."""
 PUBLISHED = REPOSITORY / "com/rewardservice/rewardservice-client/0.1.0"
-DEPENDENCIES = "org.apache.maven.plugins:maven-dependency-plugin:3.9.0"
+CLASSPATH = re.findall(r"^mvn -q (\S+:build-classpath \S+)$", (JAVA / "README.md").read_text(), re.MULTILINE)[0].split()
+"""What the README asks Maven for before it starts its program, the version of the plugin included."""
 QUICK = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx128m", "-Xlog:disable")
 """For programs that are over before a compiler could make them faster."""
 SHIPPED = {"grpc": "1.85.1", "protobuf": "3.25.9"}
@@ -98,7 +100,7 @@ def classpath(folder: Path, versions: dict[str, str]) -> str:
     """What an empty project gets that names the package as the README says, beside some versions of others."""
     dependency = code_block(JAVA / "README.md", "xml")
     (folder / "pom.xml").write_text(PROJECT.format(dependency=dependency, **{**SHIPPED, **versions}))
-    mvn(f"{DEPENDENCIES}:build-classpath", "-Dmdep.outputFile=classpath", folder=folder)
+    mvn(*CLASSPATH, folder=folder)
     return (folder / "classpath").read_text().strip()
 
 
@@ -151,13 +153,17 @@ def test_the_package_is_complete(published: Path) -> None:
     assert "rewardservice/v1/reward_service.proto" in names
     assert "com/rewardservice/v1/OperatorServiceGrpc.class" in names
     assert b"javax/annotation" not in stub
+    for file in published.glob("*.jar"):
+        with zipfile.ZipFile(file) as jar:
+            assert jar.read("META-INF/LICENSE") == (ROOT / "LICENSE").read_bytes(), file
     with zipfile.ZipFile(published / "rewardservice-client-0.1.0-sources.jar") as jar:
         assert {"com/rewardservice/client/Watch.java", "com/rewardservice/v1/Order.java"} <= set(jar.namelist())
 
 
-async def probe(project: str, folder: Path, *words: str) -> Finished:
+async def probe(project: str, folder: Path, *words: str, key: str = "dev-key") -> Finished:
     """Lets the example that makes every call talk to a service."""
-    return await run("java", *QUICK, "-cp", project, "Probe", *words, errors=folder / "errors")
+    program = ("java", *QUICK, "-cp", project, "Probe", *words)
+    return await run(*program, errors=folder / "errors", environment={"REWARDSERVICE_KEY": key})
 
 
 async def test_every_call_does_what_it_says(project: str, service: RealService, tmp_path: Path) -> None:
@@ -196,6 +202,18 @@ async def test_the_same_holds_over_mutual_tls(project: str, tmp_path: Path) -> N
         files = map(str, (service.tls.ca, service.tls.certificate, service.tls.key))
         done = await probe(project, tmp_path, "calls", service.target, *files)
         assert "waited FULFILLED" in done.output, done.errors
+
+
+async def test_a_client_is_known_by_its_certificate_and_sends_no_key(project: str, tmp_path: Path) -> None:
+    """Who sends one that isn't the certificate's client's is refused."""
+    async with RealService(tmp_path / "service", client_from_certificate=True) as service:
+        assert service.tls is not None
+        files = map(str, (service.tls.ca, service.tls.certificate, service.tls.key))
+        words = ("calls", service.target, *files)
+        done = await probe(project, tmp_path, *words, key="")
+        assert "waited FULFILLED" in done.output, done.errors
+        refused = await probe(project, tmp_path, *words, key="dev-key")
+        assert "UNAUTHENTICATED" in refused.errors
 
 
 def test_the_quickstart_is_short_and_the_one_of_the_readme() -> None:
@@ -259,3 +277,9 @@ def test_nothing_of_this_machine_is_published(published: Path) -> None:
         text = file.read_text()
         assert str(ROOT) not in text, file
         assert not re.search(r"/maven2|<repositor|/root/|/home/", text), file
+
+
+@pytest.mark.usefixtures("published")
+async def test_the_start_page_makes_an_empty_folder_a_card_on_a_stream(service: RealService, tmp_path: Path) -> None:
+    """With nothing typed but what stands there; what it installs for its reader goes where the package went before."""
+    await follow("Java", service, tmp_path, MAVEN_OPTS=f"-Dmaven.repo.local={REPOSITORY}")

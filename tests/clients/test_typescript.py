@@ -18,6 +18,7 @@ from .stage import (
     BUILD,
     CLIENTS,
     PRINTED_TARGET,
+    ROOT,
     SCENARIO_NAMES,
     Finished,
     RealService,
@@ -344,7 +345,7 @@ async def test_a_connection_that_was_taken_and_says_nothing_costs_one_call(
     assert answer == ["DEADLINE_EXCEEDED", "kasushou/card"]
 
 
-async def test_tls_with_a_certificate_of_the_client(project: Path, tmp_path: Path) -> None:
+async def test_mutual_tls_beside_a_key(project: Path, tmp_path: Path) -> None:
     async with RealService(tmp_path / "service", tls=True) as service:
         assert service.tls is not None
         answer = await script(
@@ -352,7 +353,7 @@ async def test_tls_with_a_certificate_of_the_client(project: Path, tmp_path: Pat
             """
             const [ca, cert, key] = [env.CA, env.CERT, env.KEY].map((file) => readFileSync(file));
             const ask = async (tls) => {
-              const client = new RewardClient({ target: env.TARGET, tls, timeoutMs: 1500 });
+              const client = new RewardClient({ target: env.TARGET, tls, timeoutMs: 1500, key: "dev-key" });
               try {
                 return (await client.getProduct("kasushou/card")).productId;
               } catch (error) {
@@ -374,6 +375,33 @@ async def test_tls_with_a_certificate_of_the_client(project: Path, tmp_path: Pat
     assert answer == ["kasushou/card", *["UNAVAILABLE"] * 3]
 
 
+async def test_a_client_is_known_by_its_certificate_and_sends_no_key(project: Path, tmp_path: Path) -> None:
+    async with RealService(tmp_path / "service", client_from_certificate=True) as service:
+        assert service.tls is not None
+        answer = await script(
+            project,
+            """
+            const [ca, cert, key] = [env.CA, env.CERT, env.KEY].map((file) => readFileSync(file));
+            const client = new RewardClient({ target: env.TARGET, tls: { ca, cert, key } });
+            const { order } = await client.createOrder({ productId: "kasushou/card" });
+            const { state } = await client.waitFor({ orderId: order.orderId });
+            client.close();
+            const stranger = new RewardClient({ target: env.TARGET, tls: { ca, cert, key }, key: "dev-key" });
+            const refused = await failure(stranger.getProduct("kasushou/card"));
+            stranger.close();
+            return [all.stateName(state), refused.code];
+            """,
+            errors=tmp_path / "errors",
+            TARGET=service.target,
+            CA=str(service.tls.ca),
+            CERT=str(service.tls.certificate),
+            KEY=str(service.tls.key),
+            REWARDSERVICE_KEY="",
+            NODE_OPTIONS="--no-deprecation",
+        )
+    assert answer == ["FULFILLED", "UNAUTHENTICATED"]
+
+
 USES = """
 import { RewardClient, RewardError, type WatchEvent, OrderState } from "@rewardservice/client";
 import { OperatorService, type Order, OrderSchema } from "@rewardservice/client/v1";
@@ -386,6 +414,8 @@ export const uses = async (signal: AbortSignal): Promise<bigint> => {
   const resumeToken: string | undefined = process.env["TOKEN"];
   for await (const event of client.watch({ orderIds: [same.orderId], resumeToken }, { signal })) show(event);
   const found = (error: unknown) => error instanceof RewardError && error.code === "NOT_FOUND";
+  new RewardClient({ key: () => "token" });
+  new RewardClient({ key: async () => "token" });
   // @ts-expect-error: one of the two ids, not both
   await client.getOrder({ orderId: "a", clientOrderId: "b" }).catch(found);
   return order.state === OrderState.FULFILLED ? same.version : BigInt(OperatorService.methods.length);
@@ -417,7 +447,8 @@ async def test_the_unit_tests_pass_and_the_code_is_formatted(project: Path) -> N
 
 def test_the_package_holds_what_it_needs_and_no_more(project: Path) -> None:
     installed = project / "node_modules/@rewardservice/client"
-    top = {path.name for path in installed.iterdir()} - {"LICENSE", "node_modules"}
-    assert top == {"README.md", "dist", "examples", "package.json"}
+    top = {path.name for path in installed.iterdir()} - {"node_modules"}
+    assert top == {"LICENSE", "README.md", "dist", "examples", "package.json"}
+    assert (installed / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     lock = (SOURCE / "package-lock.json").read_text()
     assert '"resolved"' not in lock

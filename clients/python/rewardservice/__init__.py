@@ -14,6 +14,7 @@ asyncio.run(main())
 
 import rewardservice._quiet  # noqa: F401 - before gRPC is imported
 from rewardservice._channel import TlsOptions
+from rewardservice._credentials import Key
 from rewardservice.backoff import Backoff
 from rewardservice.client import RewardClient
 from rewardservice.errors import (
@@ -58,6 +59,7 @@ __all__ = [
     "FieldViolation",
     "Heartbeat",
     "InvalidRequestError",
+    "Key",
     "NotFoundError",
     "PermissionDeniedError",
     "PreconditionError",

@@ -1,7 +1,6 @@
-"""Channels to the server: options, TLS, and who is calling."""
+"""Channels to the server: options and TLS."""
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,8 +10,6 @@ from typing import Any
 import grpc
 from grpc import aio
 
-KEY_VARIABLE = "REWARDSERVICE_KEY"
-DEV_KEY = "dev-key"
 _MAX_RECEIVE = 64 * 1024 * 1024
 """Bytes of an answer. The largest one is a page of 1,000 updates with all their cards."""
 _MAX_SEND = 256 * 1024
@@ -97,17 +94,6 @@ def is_loopback(target: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def usable_key(target: str, key: str | None) -> str:
-    """The key to use: the given one, else the environment's, else the development key on this machine."""
-    chosen = key if key is not None else os.environ.get(KEY_VARIABLE, DEV_KEY if is_loopback(target) else "")
-    if not chosen:
-        raise ValueError(f"no API key for {target}: give `key` or set {KEY_VARIABLE}")
-    # Anything else is refused deep inside gRPC with the key in the message.
-    if not all("!" <= character <= "~" for character in chosen):
-        raise ValueError("an API key consists of printable ASCII characters without spaces")
-    return chosen
 
 
 def _read(path: Path | str | None) -> bytes | None:

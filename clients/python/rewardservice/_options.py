@@ -8,7 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from rewardservice._channel import DEV_KEY, TlsOptions, is_loopback
+from rewardservice._channel import TlsOptions, is_loopback
+from rewardservice._credentials import DEV_KEY, Key, sendable
 from rewardservice._wording import error_lines, explain
 from rewardservice.backoff import Backoff
 from rewardservice.client import DEFAULT_TARGET, RewardClient
@@ -97,9 +98,9 @@ class Options:
     """Address of the server."""
     key: Annotated[str | None, Parameter(env_var="REWARDCTL_KEY")] = None
     """API key. Other users of this machine can read command lines: prefer the variable or --key-file. For a server on
-    this machine "dev-key" is the default."""
+    this machine "dev-key" is the default, unless a certificate says who calls."""
     key_file: Annotated[Path | None, Parameter(env_var="REWARDCTL_KEY_FILE")] = None
-    """File that holds the API key."""
+    """File that holds the API key, or a token: it is read again for every call and connection."""
     tls: Annotated[bool, Parameter(env_var="REWARDCTL_TLS", negative=(), show_default=False)] = False
     """Speak TLS; implied by the other --tls options. Without --tls-ca-file public authorities are trusted."""
     tls_ca_file: Annotated[Path | None, Parameter(env_var="REWARDCTL_TLS_CA_FILE")] = None
@@ -138,18 +139,34 @@ class Options:
         """An error with all that has to be mended."""
         return error_lines(error, self.server, tls=self._tls_options() is not None)
 
-    def _key(self) -> str:
+    def _key(self) -> Key:
         if self.key is not None and self.key_file is not None:
             raise UsageError("give --key or --key-file, not both")
         if self.key_file is not None:
-            if key := self.key_file.read_text(encoding="utf-8").strip():
-                return key
-            raise UsageError(f"{self.key_file} holds no API key")
+            return self._key_in(self.key_file)
         if self.key:
             return self.key
+        if self.tls_cert_file is not None:
+            # It may say who calls; the variable that programs have their key in isn't ours.
+            return lambda: ""
         if is_loopback(self.server):
             return DEV_KEY
         raise UsageError(f"no API key for {self.server}: give --key-file, or set REWARDCTL_KEY")
+
+    @staticmethod
+    def _key_in(file: Path) -> Key:
+        def read() -> str:
+            try:
+                key = sendable(file.read_text(encoding="utf-8").strip())
+            except ValueError as error:
+                raise UsageError(f"{file}: {error}") from None
+            if not key:
+                raise UsageError(f"{file} holds no API key")
+            return key
+
+        key = read()
+        # A pipe, as of `--key-file <(...)`, can be read once only.
+        return read if file.is_file() else key
 
     def _tls_options(self) -> TlsOptions | None:
         if not (self.tls or self.tls_ca_file or self.tls_cert_file or self.tls_key_file or self.tls_server_name):

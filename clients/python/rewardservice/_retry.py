@@ -1,15 +1,17 @@
 """Unary calls that are tried again, and which errors allow it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
 from grpc import aio
 
+from rewardservice._credentials import Credentials, as_metadata
 from rewardservice.backoff import Backoff
 from rewardservice.errors import (
     ClosedError,
+    DeadlineError,
     ResourceExhaustedError,
     RewardError,
     UnavailableError,
@@ -47,7 +49,7 @@ async def call(
     method: aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
     request: RequestT,
     *,
-    metadata: Sequence[tuple[str, str]],
+    credentials: Credentials,
     timeout: float,
     backoff: Backoff,
     closed: Callable[[], bool],
@@ -58,7 +60,10 @@ async def call(
     failures = 0
     while True:
         try:
+            metadata = as_metadata(await _in_time(credentials, deadline))
             return await method(request, timeout=max(0.0, deadline - loop.time()), metadata=metadata)
+        except RewardError as unanswered:
+            error = unanswered
         except aio.AioRpcError as failure:
             error = from_rpc_error(failure)
             error.__cause__ = failure
@@ -71,3 +76,14 @@ async def call(
         if not is_retryable(error) or failures >= backoff.attempts or loop.time() + delay >= deadline:
             raise error
         await backoff.sleep(delay)
+
+
+async def _in_time(credentials: Credentials, deadline: float) -> str:
+    """The key or token to send. Raises DeadlineError at the loop's time `deadline`."""
+    if not credentials.can_change:
+        return await credentials.current()
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await credentials.current()
+    except TimeoutError:
+        raise DeadlineError("no key or token in time", code=grpc.StatusCode.DEADLINE_EXCEEDED) from None

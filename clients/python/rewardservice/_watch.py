@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 
 from grpc import aio
 
+from rewardservice._credentials import Credentials, as_metadata
 from rewardservice._retry import cancelled_from_inside, is_doubtful, is_retryable
 from rewardservice.backoff import Backoff
 from rewardservice.errors import (
+    AuthenticationError,
     ClosedError,
     DeadlineError,
     ResourceExhaustedError,
@@ -41,7 +43,7 @@ class Watch:
         shared: Callable[[], aio.Channel],
         unshared: Callable[[], aio.Channel],
         closed: Callable[[], bool],
-        metadata: Sequence[tuple[str, str]],
+        credentials: Credentials,
         backoff: Backoff,
         silence: float,
         give_up_after: float | None,
@@ -50,7 +52,7 @@ class Watch:
         self._shared = shared
         self._unshared = unshared
         self._closed = closed
-        self._metadata = metadata
+        self._credentials = credentials
         self._backoff = backoff
         self._silence = silence
         self._give_up_after = give_up_after
@@ -59,6 +61,8 @@ class Watch:
         self._in_snapshot = False
         self._failures = 0
         self._failing_since = 0.0
+        self._shown = ""
+        self._refusal: AuthenticationError | None = None
         self._own_channel: aio.Channel | None = None
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -66,13 +70,16 @@ class Watch:
         call: _Call | None = None
         try:
             while True:
-                call = call or self._open()
                 try:
+                    call = call or await self._open()
                     message = await self._receive(call)
                 except RewardError as error:
-                    call.cancel()
+                    if call is not None:
+                        call.cancel()
                     call = None
-                    if self._must_start_over(error):
+                    if self._may_show_another(error):
+                        log.info("the key or token was refused; asking for another", extra={"stream": "refused"})
+                    elif self._must_start_over(error):
                         log.warning("the log can't be continued (%s); a snapshot follows", error)
                         yield Reset(error.reason)
                     else:
@@ -80,6 +87,7 @@ class Watch:
                     continue
                 if message is None:
                     return
+                self._refusal = None
                 if self._failures:
                     self._failures = 0
                     log.info("stream is back", extra={"stream": "back"})
@@ -92,7 +100,11 @@ class Watch:
             if self._own_channel is not None:
                 await self._own_channel.close()
 
-    def _open(self) -> _Call:
+    async def _open(self) -> _Call:
+        shown = await self._credentials.current()
+        if self._refusal is not None and shown == self._shown:
+            raise self._refusal
+        self._shown = shown
         request = pb.StreamOrderUpdatesRequest()
         request.CopyFrom(self._request)
         if self._token:
@@ -100,7 +112,7 @@ class Watch:
             request.resume_token = self._token
         self._in_snapshot = not self._token and request.start in _BEGINS_WITH_SNAPSHOT
         channel = self._own_channel or self._shared()
-        return RewardServiceStub(channel).StreamOrderUpdates(request, metadata=self._metadata)
+        return RewardServiceStub(channel).StreamOrderUpdates(request, metadata=as_metadata(shown))
 
     async def _receive(self, call: _Call) -> pb.StreamOrderUpdatesResponse | None:
         """The next message; None when the stream is complete. Raises RewardError, also for silence."""
@@ -127,6 +139,16 @@ class Watch:
         former, self._own_channel = self._own_channel, self._unshared()
         if former is not None:
             await former.close()
+
+    def _may_show_another(self, error: RewardError) -> bool:
+        """Whether the key or token was refused that there may be a newer one of; once until the server takes one."""
+        by_server = isinstance(error.__cause__, aio.AioRpcError)
+        if not (isinstance(error, AuthenticationError) and by_server and self._credentials.can_change):
+            return False
+        if self._refusal is not None:
+            return False
+        self._refusal = error
+        return True
 
     def _must_start_over(self, error: RewardError) -> bool:
         """Whether the token is lost; then the next stream begins with a snapshot."""

@@ -13,7 +13,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
-from rewardservice._channel import TlsOptions, open_channel, usable_key
+from rewardservice._channel import TlsOptions, open_channel
+from rewardservice._credentials import Credentials, Key
 from rewardservice._operating import OperatorCalls
 from rewardservice._retry import RequestT, ResponseT, call
 from rewardservice._watch import Watch
@@ -40,11 +41,16 @@ View: TypeAlias = order_pb2.OrderView.ValueType
 class RewardClient(OperatorCalls):
     """A connection to RewardService. Use it as `async with RewardClient(...) as client`, one for the whole program.
 
-    `target` is a gRPC target such as "rewards.internal:50051". `key` is the client's API key; without one the
-    environment variable REWARDSERVICE_KEY holds it, and "dev-key" is used for a server on this machine only. Without
-    `tls` the connection is plain text: key and cards are readable on the way, so use it inside one machine or where
-    something below encrypts. `timeout` is how many seconds a unary call may take, retries included. `backoff` paces
-    retries and reconnects. `options` are further gRPC channel options.
+    `target` is a gRPC target such as "rewards.internal:50051". `key` is the client's API key or a token; without one
+    the environment variable REWARDSERVICE_KEY holds it. Without that, too, a client certificate in `tls` has to say who
+    calls, and no key is sent; without certificate "dev-key" is used for a server on this machine only. For tokens that
+    expire `key` is a function, plain or async, that returns the one to send now. It is asked before every call and
+    every connection of a stream, so it should keep a token while that is good. When it fails, AuthenticationError is
+    raised; a RewardError of its own stays what it is, so that an UnavailableError is tried again.
+
+    Without `tls` the connection is plain text: key and cards are readable on the way, so use it inside one machine or
+    where something below encrypts. `timeout` is how many seconds a unary call may take, retries included. `backoff`
+    paces retries and reconnects. `options` are further gRPC channel options.
 
     Must be used in one event loop. Every method raises RewardError (see `rewardservice.errors`); ValueError and
     TypeError mean that an argument could not be put into a request.
@@ -53,7 +59,7 @@ class RewardClient(OperatorCalls):
     def __init__(
         self,
         target: str = DEFAULT_TARGET,
-        key: str | None = None,
+        key: Key | None = None,
         *,
         tls: TlsOptions | None = None,
         timeout: float = 10.0,
@@ -61,7 +67,7 @@ class RewardClient(OperatorCalls):
         options: Sequence[tuple[str, Any]] = (),
     ) -> None:
         self._target = target
-        self._metadata = (("authorization", f"Bearer {usable_key(target, key)}"),)
+        self._credentials = Credentials(target, key, tls)
         self._tls = tls
         self._timeout = timeout
         self._backoff = backoff or Backoff()
@@ -248,7 +254,8 @@ class RewardClient(OperatorCalls):
 
         `heartbeat_interval` is 1 to 60 s; a connection silent for three times as long is left. `give_up_after` is after
         how many seconds of failing the last error is raised; None tries for ever. Errors that a new connection can't
-        mend are raised at once. View FULL, the default for clients that may read cards, shows the cards.
+        mend are raised at once. A refused key or token is one of them, unless `key` is a function that gives another
+        one when it is asked again. View FULL, the default for clients that may read cards, shows the cards.
 
         Close the iterator when leaving it early, so that the stream ends at once::
 
@@ -269,7 +276,7 @@ class RewardClient(OperatorCalls):
             shared=self._shared_channel,
             unshared=lambda: open_channel(self._target, self._tls, self._options, unshared=True),
             closed=lambda: self._closed,
-            metadata=self._metadata,
+            credentials=self._credentials,
             backoff=self._backoff,
             silence=_SILENT_HEARTBEATS * heartbeat_interval,
             give_up_after=give_up_after,
@@ -318,7 +325,7 @@ class RewardClient(OperatorCalls):
         return await call(
             method,
             request,
-            metadata=self._metadata,
+            credentials=self._credentials,
             timeout=self._timeout if timeout is None else timeout,
             backoff=self._backoff,
             closed=lambda: self._closed,

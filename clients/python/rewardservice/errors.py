@@ -2,7 +2,7 @@
 
     RewardError
     ├── InvalidRequestError         INVALID_ARGUMENT     mend the request; `violations` names every field
-    ├── AuthenticationError         UNAUTHENTICATED      no key, or a wrong one
+    ├── AuthenticationError         UNAUTHENTICATED      no key, or a wrong one; or the function for it failed
     ├── PermissionDeniedError       PERMISSION_DENIED    the key may not do this
     ├── NotFoundError               NOT_FOUND            no such order or product
     ├── AlreadyExistsError          ALREADY_EXISTS       the client_order_id belongs to an order with other content
@@ -93,7 +93,7 @@ class InvalidRequestError(RewardError):
 
 
 class AuthenticationError(RewardError):
-    """The server knows no such key."""
+    """The server knows no such key, or the function that was to give one failed (then that is the cause)."""
 
 
 class PermissionDeniedError(RewardError):

@@ -4,7 +4,7 @@ import { create, type DescMessage, type DescMethodUnary, type MessageShape } fro
 import { durationFromMs, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { ChannelOptions } from "@grpc/grpc-js";
 import { type Backoff, DEFAULT_BACKOFF } from "./backoff.js";
-import { type Address, Connection, type TlsOptions } from "./connection.js";
+import { type Address, Connection, isCertified, type TlsOptions } from "./connection.js";
 import { ClosedError, RewardError, WaitTimeoutError } from "./errors.js";
 import type { WatchEvent } from "./events.js";
 import {
@@ -33,7 +33,7 @@ import {
   StreamOrderUpdatesRequestSchema,
   StreamStart,
 } from "./gen/rewardservice/v1/reward_service_pb.js";
-import { usableKey } from "./key.js";
+import { type Credential, credential, type Key } from "./key.js";
 import { call } from "./retry.js";
 import { isSettled, stateName, yuan } from "./values.js";
 import { Watch } from "./watch.js";
@@ -46,8 +46,12 @@ const SILENT_HEARTBEATS = 3;
 export interface RewardClientOptions {
   /** A gRPC target, as in "rewards.internal:50051". Default: where `make run` serves, 127.0.0.1:50051. */
   readonly target?: string | undefined;
-  /** The API key. Default: the variable REWARDSERVICE_KEY, else "dev-key" for a server on this machine only. */
-  readonly key?: string | undefined;
+  /**
+   * The API key or token, or a function that is asked for it anew for each call and each connection of a stream; what
+   * that throws is thrown. Default: the variable REWARDSERVICE_KEY; else none if `tls.cert` says who calls; else
+   * "dev-key" for a server on this machine only.
+   */
+  readonly key?: Key | undefined;
   /** TLS; `true` for a server with a public certificate. Without it key and cards are readable on the way. */
   readonly tls?: TlsOptions | boolean | undefined;
   /** How long a unary call may take, retries included. Default 10,000. */
@@ -146,6 +150,7 @@ export interface WatchOptions {
  */
 export class RewardClient {
   readonly #address: Address;
+  readonly #credential: Credential;
   readonly #timeoutMs: number;
   readonly #backoff: Backoff;
   readonly #underWay = new Set<AbortController>();
@@ -160,7 +165,8 @@ export class RewardClient {
     backoff,
     channelOptions,
   }: RewardClientOptions = {}) {
-    this.#address = { target, key: usableKey(target, key), tls, channelOptions: channelOptions ?? {} };
+    this.#credential = credential(target, key, isCertified(tls));
+    this.#address = { target, tls, channelOptions: channelOptions ?? {} };
     this.#timeoutMs = timeoutMs ?? DEFAULT_TIMEOUT_MS;
     this.#backoff = {
       initialMs: backoff?.initialMs ?? DEFAULT_BACKOFF.initialMs,
@@ -344,6 +350,7 @@ export class RewardClient {
       heartbeatInterval: durationFromMs(heartbeatIntervalMs),
     });
     const watch = new Watch(request, {
+      credential: this.#credential,
       shared: () => this.#connection,
       unshared: () => new Connection(this.#address),
       backoff: this.#backoff,
@@ -362,6 +369,7 @@ export class RewardClient {
     const operation = this.#begin(signal);
     try {
       return await call(method, request, {
+        credential: this.#credential,
         connection: () => this.#connection,
         unanswered: (connection) => this.#leaveIfStuck(connection),
         backoff: this.#backoff,

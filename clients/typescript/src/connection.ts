@@ -28,10 +28,9 @@ export interface TlsOptions {
   readonly serverName?: string;
 }
 
-/** Where to connect, and as whom. */
+/** Where to connect, and how. */
 export interface Address {
   readonly target: string;
-  readonly key: string;
   readonly tls: TlsOptions | boolean;
   readonly channelOptions: ChannelOptions;
 }
@@ -51,11 +50,9 @@ const MAX_SEND = 256 * 1024;
 /** One gRPC channel with a connection of its own: generated methods in, promises and failures of gRPC out. */
 export class Connection {
   readonly #client: Client;
-  readonly #metadata = new Metadata();
 
   constructor(address: Address) {
     const tls = address.tls === true ? {} : address.tls || undefined;
-    this.#metadata.set("authorization", `Bearer ${address.key}`);
     this.#client = new Client(address.target, channelCredentials(tls), {
       // A pulled cable or a forgetful firewall is noticed after 20 + 10 s instead of hours, on quiet streams too.
       "grpc.keepalive_time_ms": 20_000,
@@ -77,11 +74,11 @@ export class Connection {
     });
   }
 
-  /** Calls a method once. Rejects with a failure of gRPC, or with the signal's reason. */
+  /** Calls a method once, with the key if there is one. Rejects with a failure of gRPC, or with the signal's reason. */
   unary<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     request: MessageShape<I>,
-    { timeoutMs, signal }: { timeoutMs: number; signal: AbortSignal },
+    { key, timeoutMs, signal }: { key: string | undefined; timeoutMs: number; signal: AbortSignal },
   ): Promise<MessageShape<O>> {
     return new Promise((resolve, reject) => {
       signal.throwIfAborted();
@@ -91,7 +88,7 @@ export class Connection {
         asTheyAre,
         decoder(method.output),
         encode(method.input, request),
-        this.#metadata,
+        signed(key),
         { deadline: Date.now() + timeoutMs },
         (failure, answer) => {
           signal.removeEventListener("abort", cancel);
@@ -106,17 +103,18 @@ export class Connection {
     });
   }
 
-  /** Opens a stream. It has no deadline. */
+  /** Opens a stream, with the key if there is one. It has no deadline. */
   stream<I extends DescMessage, O extends DescMessage>(
     method: DescMethodServerStreaming<I, O>,
     request: MessageShape<I>,
+    key: string | undefined,
   ): Incoming<MessageShape<O>> {
     const call = this.#client.makeServerStreamRequest(
       path(method),
       asTheyAre,
       decoder(method.output),
       encode(method.input, request),
-      this.#metadata,
+      signed(key),
     );
     const messages: AsyncIterator<MessageShape<O>> = call[Symbol.asyncIterator]();
     // `next` tells of the failure; without a listener one that comes between two calls of it would end the process.
@@ -132,6 +130,19 @@ export class Connection {
   close(): void {
     this.#client.close();
   }
+}
+
+/** Whether the client shows a certificate of its own. */
+export function isCertified(tls: TlsOptions | boolean): boolean {
+  return typeof tls === "object" && tls.cert !== undefined;
+}
+
+function signed(key: string | undefined): Metadata {
+  const metadata = new Metadata();
+  if (key !== undefined) {
+    metadata.set("authorization", `Bearer ${key}`);
+  }
+  return metadata;
 }
 
 function path({ parent, name }: DescMethod): string {

@@ -17,4 +17,5 @@ export type { HeartbeatEvent, ResetEvent, SnapshotEndEvent, SnapshotEvent, Updat
 export { type Product, RecipientKind } from "./gen/rewardservice/v1/catalog_service_pb.js";
 export { type Card, type Order, OrderState, OrderView, ProductKind } from "./gen/rewardservice/v1/order_pb.js";
 export { StreamStart } from "./gen/rewardservice/v1/reward_service_pb.js";
+export type { Key } from "./key.js";
 export { account, isSettled, isTerminal, phone, qq, stateName, yuan, yuanText } from "./values.js";

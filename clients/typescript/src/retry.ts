@@ -1,10 +1,13 @@
 import type { DescMessage, DescMethodUnary, MessageShape } from "@bufbuild/protobuf";
 import { type Backoff, pause, sleep } from "./backoff.js";
 import type { Connection } from "./connection.js";
-import { fromFailure, isRetryable } from "./errors.js";
+import { fromFailure, isRetryable, RewardError } from "./errors.js";
+import type { Credential } from "./key.js";
 
 /** What a unary call needs to know. */
 export interface CallContext {
+  /** Who calls, asked for before every try. */
+  readonly credential: Credential;
   /** The connection to use, asked for before every try. */
   readonly connection: () => Connection;
   /** Told of a connection whose call wasn't answered in time. */
@@ -18,17 +21,19 @@ export interface CallContext {
 export async function call<I extends DescMessage, O extends DescMessage>(
   method: DescMethodUnary<I, O>,
   request: MessageShape<I>,
-  { connection, unanswered, backoff, timeoutMs, signal }: CallContext,
+  { credential, connection, unanswered, backoff, timeoutMs, signal }: CallContext,
 ): Promise<MessageShape<O>> {
   const deadline = performance.now() + timeoutMs;
   for (let failures = 1; ; failures++) {
-    const current = connection();
+    let current: Connection | undefined;
     try {
-      return await current.unary(method, request, { timeoutMs: deadline - performance.now(), signal });
+      const key = await credential.ask(deadline - performance.now(), signal);
+      current = connection();
+      return await current.unary(method, request, { key, timeoutMs: deadline - performance.now(), signal });
     } catch (failure) {
       signal.throwIfAborted();
-      const error = fromFailure(failure);
-      if (error.code === "DEADLINE_EXCEEDED") {
+      const error = failure instanceof RewardError ? failure : fromFailure(failure);
+      if (error.code === "DEADLINE_EXCEEDED" && current !== undefined) {
         unanswered(current);
       }
       const delay = pause(backoff, failures, error.retryAfterMs);

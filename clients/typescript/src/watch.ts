@@ -11,9 +11,12 @@ import {
   type StreamOrderUpdatesRequest,
   type StreamOrderUpdatesResponse,
 } from "./gen/rewardservice/v1/reward_service_pb.js";
+import type { Credential } from "./key.js";
 
 /** What a watch needs to know. */
 export interface WatchContext {
+  /** Who calls, asked for before every stream. */
+  readonly credential: Credential;
   /** The connection of the whole client. */
   readonly shared: () => Connection;
   /** Makes a connection that nobody else uses. */
@@ -39,6 +42,9 @@ export class Watch {
   #failingSince = 0;
   #own: Connection | undefined;
   #stream: Incoming<StreamOrderUpdatesResponse> | undefined;
+  #key: string | undefined;
+  /** How a stream was refused that nothing came over since, and with which key. */
+  #refusal: { readonly key: string | undefined; readonly error: RewardError } | undefined;
 
   constructor(request: StreamOrderUpdatesRequest, context: WatchContext) {
     this.#request = request;
@@ -78,6 +84,7 @@ export class Watch {
         return "end";
       }
       this.#failures = 0;
+      this.#refusal = undefined;
       return this.#take(message);
     } catch (failure) {
       this.#context.signal.throwIfAborted();
@@ -87,12 +94,19 @@ export class Watch {
       if (this.#mustStartOver(error)) {
         return { type: "reset", reason: error.reason };
       }
-      await this.#pause(error);
+      if (!this.#mayHaveNewKey(error)) {
+        await this.#pause(error);
+      }
       return undefined;
     }
   }
 
-  #open(): Incoming<StreamOrderUpdatesResponse> {
+  async #open(): Promise<Incoming<StreamOrderUpdatesResponse>> {
+    const { credential, silenceMs, signal } = this.#context;
+    this.#key = await credential.ask(silenceMs, signal);
+    if (this.#refusal !== undefined && this.#refusal.key === this.#key) {
+      throw this.#refusal.error;
+    }
     const request = clone(StreamOrderUpdatesRequestSchema, this.#request);
     if (this.#token) {
       request.start = StreamStart.AFTER;
@@ -100,12 +114,14 @@ export class Watch {
     }
     this.#inSnapshot = !this.#token && BEGINS_WITH_SNAPSHOT.has(request.start);
     const connection = this.#own ?? this.#context.shared();
-    return connection.stream(RewardService.method.streamOrderUpdates, request);
+    return connection.stream(RewardService.method.streamOrderUpdates, request, this.#key);
   }
 
   /** The next message; undefined when the stream is complete. */
   async #receive(): Promise<StreamOrderUpdatesResponse | undefined> {
-    const stream = (this.#stream ??= this.#open());
+    const stream = (this.#stream ??= await this.#open());
+    // Who aborts while the key is asked for finds no stream to cancel.
+    this.#context.signal.throwIfAborted();
     let isSilent = false;
     const timer = setTimeout(() => {
       isSilent = true;
@@ -138,6 +154,18 @@ export class Watch {
   #leaveConnection(): void {
     this.#own?.close();
     this.#own = this.#context.unshared();
+  }
+
+  /**
+   * Whether to ask for a key once more: a token may have ended with its stream. The next stream is opened with another
+   * one, or else the error is thrown.
+   */
+  #mayHaveNewKey(error: RewardError): boolean {
+    if (error.code !== "UNAUTHENTICATED" || this.#refusal || !this.#context.credential.isAskedAnew) {
+      return false;
+    }
+    this.#refusal = { key: this.#key, error };
+    return true;
   }
 
   /** Whether the token is lost; then the next stream begins with a snapshot. */

@@ -1,6 +1,9 @@
 package com.rewardservice.client;
 
+import io.grpc.CallOptions;
 import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
 import io.grpc.ClientInterceptors;
 import io.grpc.ConnectivityState;
 import io.grpc.Grpc;
@@ -8,11 +11,13 @@ import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
 import io.grpc.stub.MetadataUtils;
 import java.net.InetAddress;
 import java.net.UnknownHostException;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 
 /** The channel of a client: its settings, who is calling, and when it has to connect anew. */
 final class Connection {
@@ -28,11 +33,12 @@ final class Connection {
 
     private final ManagedChannel managed;
     private final Channel channel;
+    private final Supplier<String> key;
     private long renewedAt = System.nanoTime() - RENEWAL_NANOS;
 
-    Connection(String target, String key, Tls tls, Consumer<ManagedChannelBuilder<?>> configure) {
-        Metadata headers = new Metadata();
-        headers.put(AUTHORIZATION, "Bearer " + usableKey(target, key));
+    /** With a source of keys that brings a usable one each time, or null for none. */
+    Connection(String target, Supplier<String> key, Tls tls, Consumer<ManagedChannelBuilder<?>> configure) {
+        this.key = key;
         ManagedChannelBuilder<?> builder = Grpc.newChannelBuilder(
                         target, tls == null ? InsecureChannelCredentials.create() : tls.credentials())
                 // A pulled cable or a forgetful firewall is noticed after 20 + 10 s instead of hours.
@@ -46,12 +52,28 @@ final class Connection {
         }
         configure.accept(builder);
         managed = builder.build();
-        channel = ClientInterceptors.intercept(managed, MetadataUtils.newAttachHeadersInterceptor(headers));
+        channel = ClientInterceptors.intercept(managed, new ClientInterceptor() {
+            @Override
+            public <Q, R> ClientCall<Q, R> interceptCall(
+                    MethodDescriptor<Q, R> method, CallOptions options, Channel next) {
+                return signed(next, key.get()).newCall(method, options);
+            }
+        });
     }
 
     /** Adds the key to every call that is made over it. */
     Channel channel() {
         return channel;
+    }
+
+    /** Adds a key that was brought before to every call; null for none. */
+    Channel channel(String key) {
+        return signed(managed, key);
+    }
+
+    /** The key of the next call, which may be another one each time; null for none. Throws what the source throws. */
+    String key() {
+        return key.get();
     }
 
     /**
@@ -81,18 +103,40 @@ final class Connection {
         }
     }
 
-    /** The key to use: the given one, else the environment's, else the development key on this machine. */
-    static String usableKey(String target, String key) {
-        String fallback = isLoopback(target) ? DEV_KEY : "";
-        String chosen = key != null ? key : System.getenv().getOrDefault(KEY_VARIABLE, fallback);
+    /**
+     * The key to use: the given one, else the environment's, else none (null) beside a certificate of the client's own,
+     * else the development key on this machine.
+     */
+    static String usableKey(String target, String key, boolean isCertified) {
+        String chosen = key != null ? key : System.getenv().getOrDefault(KEY_VARIABLE, "");
+        if (chosen.isEmpty() && key == null) {
+            if (isCertified) {
+                return null;
+            }
+            chosen = isLoopback(target) ? DEV_KEY : "";
+        }
         if (chosen.isEmpty()) {
             throw new IllegalArgumentException("no API key for " + target + ": give one or set " + KEY_VARIABLE);
         }
+        return checked(chosen);
+    }
+
+    /** The key, if it is one. */
+    static String checked(String key) {
         // Anything else is refused deep inside gRPC, or sent as something else.
-        if (!chosen.chars().allMatch(character -> '!' <= character && character <= '~')) {
+        if (key == null || key.isEmpty() || !key.chars().allMatch(one -> '!' <= one && one <= '~')) {
             throw new IllegalArgumentException("an API key consists of printable ASCII characters without spaces");
         }
-        return chosen;
+        return key;
+    }
+
+    private static Channel signed(Channel channel, String key) {
+        if (key == null) {
+            return channel;
+        }
+        Metadata headers = new Metadata();
+        headers.put(AUTHORIZATION, "Bearer " + key);
+        return ClientInterceptors.intercept(channel, MetadataUtils.newAttachHeadersInterceptor(headers));
     }
 
     /** Whether a gRPC target never leaves this machine, as far as its name tells. */

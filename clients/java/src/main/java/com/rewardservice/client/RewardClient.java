@@ -32,6 +32,7 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 
 /**
  * A connection to RewardService: calls that are tried again under the same id, and streams that survive whatever
@@ -45,6 +46,7 @@ public final class RewardClient implements AutoCloseable {
     private final Duration timeout;
     private final Backoff backoff;
     private final Connection connection;
+    private final boolean asksAnew;
     private final CountDownLatch closed = new CountDownLatch(1);
     private final Set<Watch> watches = ConcurrentHashMap.newKeySet();
 
@@ -52,7 +54,8 @@ public final class RewardClient implements AutoCloseable {
         target = builder.target;
         timeout = builder.timeout;
         backoff = builder.backoff;
-        connection = new Connection(target, builder.key, builder.tls, builder.configure);
+        asksAnew = builder.keys != null;
+        connection = new Connection(target, builder.source(), builder.tls, builder.configure);
     }
 
     /** A client for a gRPC target such as "rewards.internal:50051". */
@@ -64,6 +67,7 @@ public final class RewardClient implements AutoCloseable {
     public static final class Builder {
         private final String target;
         private String key;
+        private Supplier<String> keys;
         private Tls tls;
         private Duration timeout = Duration.ofSeconds(10);
         private Backoff backoff = Backoff.DEFAULT;
@@ -74,11 +78,23 @@ public final class RewardClient implements AutoCloseable {
         }
 
         /**
-         * The client's API key. Without one the environment variable REWARDSERVICE_KEY holds it, and "dev-key" is used
-         * for a server on this machine only.
+         * The client's API key. Without one the environment variable REWARDSERVICE_KEY holds it. If that is empty, too,
+         * a client with a certificate of its own sends none, and "dev-key" is used for a server on this machine only.
          */
         public Builder key(String key) {
             this.key = key;
+            keys = null;
+            return this;
+        }
+
+        /**
+         * For tokens that expire: asked for a key or token anew for each call and each connection of a stream, in the
+         * thread that makes the call. The time that it takes is the call's, and what it throws is thrown. A stream that
+         * is refused as UNAUTHENTICATED goes on if it then brings another one.
+         */
+        public Builder key(Supplier<String> keys) {
+            this.keys = Objects.requireNonNull(keys);
+            key = null;
             return this;
         }
 
@@ -117,6 +133,15 @@ public final class RewardClient implements AutoCloseable {
          */
         public RewardClient build() {
             return new RewardClient(this);
+        }
+
+        private Supplier<String> source() {
+            Supplier<String> given = keys;
+            if (given != null) {
+                return () -> Connection.checked(given.get());
+            }
+            String usable = Connection.usableKey(target, key, tls != null && tls.isCertified());
+            return () -> usable;
         }
     }
 
@@ -292,6 +317,11 @@ public final class RewardClient implements AutoCloseable {
 
     Backoff backoff() {
         return backoff;
+    }
+
+    /** Whether the key may be another one the next time. */
+    boolean asksAnew() {
+        return asksAnew;
     }
 
     Connection connection() {

@@ -40,6 +40,11 @@ public record Tls(Path caFile, Path certificateFile, Path keyFile, String server
         return new Tls(caFile, certificateFile, keyFile, serverName);
     }
 
+    /** Whether the client shows a certificate of its own. */
+    boolean isCertified() {
+        return certificateFile != null;
+    }
+
     /** Reads the files. */
     ChannelCredentials credentials() {
         TlsChannelCredentials.Builder credentials = TlsChannelCredentials.newBuilder();

@@ -15,6 +15,7 @@ import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.NoSuchElementException;
+import java.util.Objects;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.TimeUnit;
@@ -82,6 +83,12 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
     private long failingSince;
     private long openAt = System.nanoTime();
     private Event upcoming;
+    private String key;
+
+    /** How a stream was refused that nothing came over since, or null, and the key that it was opened with. */
+    private RewardException refusal;
+
+    private String refusedKey;
 
     /** A message or the end of a call, or nothing but a reason to look around. */
     private record Arrival(
@@ -182,6 +189,11 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
     }
 
     private void open() {
+        key = askForKey();
+        if (refusal != null && Objects.equals(key, refusedKey)) {
+            finish();
+            throw refusal;
+        }
         StreamOrderUpdatesRequest.Builder asking = request.toBuilder();
         if (!token.isEmpty()) {
             asking.setStart(StreamStart.STREAM_START_AFTER).setResumeToken(token);
@@ -192,7 +204,7 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
         context.run(() -> {
             // What arrives is put into the mailbox and no more, which needs no thread of its own.
             var opened = client.connection()
-                    .channel()
+                    .channel(key)
                     .newCall(
                             RewardServiceGrpc.getStreamOrderUpdatesMethod(),
                             CallOptions.DEFAULT.withExecutor(Runnable::run));
@@ -229,6 +241,7 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
     private Event take(ClientCall<?, ?> from, StreamOrderUpdatesResponse message) {
         from.request(1);
         patience = silence;
+        refusal = null;
         if (failures > 0) {
             failures = 0;
             LOG.log(System.Logger.Level.DEBUG, "the stream is back");
@@ -298,6 +311,11 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
             LOG.log(System.Logger.Level.WARNING, what, error.getMessage());
             return new Event.Reset(error.reason());
         }
+        if (mayHaveNewKey(error)) {
+            refusal = error;
+            refusedKey = key;
+            return null;
+        }
         if (failures == 0) {
             failingSince = now;
         }
@@ -312,6 +330,23 @@ public final class Watch implements Iterator<Event>, AutoCloseable {
         LOG.log(System.Logger.Level.DEBUG, "the stream was lost, connecting again soon: {0}", error.getMessage());
         openAt = now + delay;
         return null;
+    }
+
+    /**
+     * Whether to ask for a key once more: a token may have ended with its stream. The next stream is opened with
+     * another one, or else the error is thrown.
+     */
+    private boolean mayHaveNewKey(RewardException error) {
+        return error.code() == Status.Code.UNAUTHENTICATED && refusal == null && client.asksAnew();
+    }
+
+    private String askForKey() {
+        try {
+            return client.connection().key();
+        } catch (RuntimeException unavailable) {
+            finish();
+            throw unavailable;
+        }
     }
 
     /** Whether the token is lost; then the next stream begins with a snapshot. */

@@ -2,13 +2,19 @@ package com.rewardservice.client;
 
 import com.rewardservice.v1.CreateOrderRequest;
 import com.rewardservice.v1.CreateOrderResponse;
+import com.rewardservice.v1.Heartbeat;
 import com.rewardservice.v1.Order;
 import com.rewardservice.v1.RewardServiceGrpc;
 import com.rewardservice.v1.StreamOrderUpdatesRequest;
 import com.rewardservice.v1.StreamOrderUpdatesResponse;
 import io.grpc.Grpc;
 import io.grpc.InsecureServerCredentials;
+import io.grpc.Metadata;
 import io.grpc.Server;
+import io.grpc.ServerCall;
+import io.grpc.ServerCallHandler;
+import io.grpc.ServerInterceptor;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
@@ -22,14 +28,34 @@ import java.util.concurrent.CountDownLatch;
 /** A server of gRPC that fails as told. When nothing is left to fail with, it answers. */
 final class FakeService extends RewardServiceGrpc.RewardServiceImplBase implements AutoCloseable {
     final List<CreateOrderRequest> created = new CopyOnWriteArrayList<>();
+    /** The authorization of every call; "" of one without. */
+    final List<String> keys = new CopyOnWriteArrayList<>();
+
+    /** Where every stream was to begin. */
+    final List<String> resumed = new CopyOnWriteArrayList<>();
+
     final CountDownLatch asked = new CountDownLatch(1);
+    private static final Metadata.Key<String> AUTHORIZATION =
+            Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
     private final Queue<StatusRuntimeException> failures = new ConcurrentLinkedQueue<>();
+    private final Queue<String> refusedAfter = new ConcurrentLinkedQueue<>();
     private final Server server;
     private final CompletableFuture<StreamObserver<StreamOrderUpdatesResponse>> stream = new CompletableFuture<>();
     private boolean silent;
 
     FakeService() throws IOException {
-        server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create()).addService(this).build().start();
+        server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
+                .addService(this)
+                .intercept(new ServerInterceptor() {
+                    @Override
+                    public <Q, R> ServerCall.Listener<Q> interceptCall(
+                            ServerCall<Q, R> call, Metadata headers, ServerCallHandler<Q, R> next) {
+                        keys.add(headers.containsKey(AUTHORIZATION) ? headers.get(AUTHORIZATION) : "");
+                        return next.startCall(call, headers);
+                    }
+                })
+                .build()
+                .start();
     }
 
     FakeService failing(StatusRuntimeException... errors) {
@@ -43,11 +69,19 @@ final class FakeService extends RewardServiceGrpc.RewardServiceImplBase implemen
         return this;
     }
 
+    /** Ends streams as those of tokens that are over: each after a heartbeat with one of these tokens; "" for none. */
+    FakeService refusingAfter(String... tokens) {
+        refusedAfter.addAll(List.of(tokens));
+        return this;
+    }
+
     RewardClient client() {
+        return builder().key("some-key").build();
+    }
+
+    RewardClient.Builder builder() {
         return RewardClient.builder("127.0.0.1:" + server.getPort())
-                .key("some-key")
-                .backoff(new Backoff(java.time.Duration.ofMillis(1), java.time.Duration.ofMillis(2), 3))
-                .build();
+                .backoff(new Backoff(java.time.Duration.ofMillis(1), java.time.Duration.ofMillis(2), 3));
     }
 
     @Override
@@ -67,6 +101,16 @@ final class FakeService extends RewardServiceGrpc.RewardServiceImplBase implemen
     @Override
     public void streamOrderUpdates(
             StreamOrderUpdatesRequest request, StreamObserver<StreamOrderUpdatesResponse> answers) {
+        resumed.add(request.getResumeToken());
+        String token = refusedAfter.poll();
+        if (token != null) {
+            if (!token.isEmpty()) {
+                var heartbeat = Heartbeat.newBuilder().setResumeToken(token);
+                answers.onNext(StreamOrderUpdatesResponse.newBuilder().setHeartbeat(heartbeat).build());
+            }
+            answers.onError(Status.UNAUTHENTICATED.withDescription("the token is over").asRuntimeException());
+            return;
+        }
         stream.complete(answers);
         asked.countDown();
     }

@@ -2,6 +2,7 @@ package com.rewardservice.client;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
@@ -20,9 +21,13 @@ import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
 import java.util.List;
+import java.util.NoSuchElementException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Supplier;
+import java.util.function.UnaryOperator;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
@@ -177,6 +182,78 @@ class RewardClientTest {
                     assertThrows(WaitTimeoutException.class, () -> client.waitFor("X", Duration.ofMillis(50)));
             assertTrue(error.order().isEmpty());
         }
+    }
+
+    @Test
+    void aKeyThatIsSuppliedIsAskedForAnewForEachCall() throws Exception {
+        AtomicInteger made = new AtomicInteger();
+        try (FakeService service = new FakeService();
+                RewardClient client =
+                        service.builder().key(() -> "token-" + made.incrementAndGet()).build()) {
+            client.createOrder(CARD);
+            client.createOrder(CARD);
+            assertEquals(List.of("Bearer token-1", "Bearer token-2"), service.keys);
+        }
+    }
+
+    @Test
+    void whatTheSupplierOfTheKeyDoesWrongIsTheCallersToSee() throws Exception {
+        Supplier<String> failing = () -> {
+            throw new NoSuchElementException("no token today");
+        };
+        try (FakeService service = new FakeService();
+                RewardClient without = service.builder().key(failing).build();
+                RewardClient odd = service.builder().key(() -> "secret key").build()) {
+            assertThrows(NoSuchElementException.class, () -> without.createOrder(CARD));
+            Watch watch = without.watch(StreamOrderUpdatesRequest.getDefaultInstance());
+            assertThrows(NoSuchElementException.class, watch::hasNext);
+            var error = assertThrows(IllegalArgumentException.class, () -> odd.createOrder(CARD));
+            assertFalse(error.getMessage().contains("secret"));
+            assertEquals(List.of(), service.keys);
+        }
+    }
+
+    @Test
+    void aStreamWhoseTokenEndedGoesOnWithAnotherOneWhereItWas() throws Exception {
+        AtomicInteger made = new AtomicInteger();
+        try (FakeService service = new FakeService().refusingAfter("one", "two", "three");
+                RewardClient client =
+                        service.builder().key(() -> "token-" + made.incrementAndGet()).build()) {
+            Watch watch = client.watch(StreamOrderUpdatesRequest.newBuilder().setResumeToken("zero").build());
+            for (String token : List.of("one", "two", "three")) {
+                assertEquals(new Event.Heartbeat(token), watch.next());
+            }
+            assertEquals(List.of("Bearer token-1", "Bearer token-2", "Bearer token-3"), service.keys);
+            assertEquals(List.of("zero", "one", "two"), service.resumed);
+        }
+    }
+
+    @Test
+    void aRefusedStreamIsTriedOnceMoreIfThereIsAnotherTokenAndThenTheRefusalIsTold() throws Exception {
+        AtomicInteger made = new AtomicInteger();
+        assertEquals(1, triesOfARefusedStream(builder -> builder.key("the-same")));
+        assertEquals(1, triesOfARefusedStream(builder -> builder.key(() -> "the-same")));
+        assertEquals(2, triesOfARefusedStream(builder -> builder.key(() -> "token-" + made.incrementAndGet())));
+    }
+
+    private static int triesOfARefusedStream(UnaryOperator<RewardClient.Builder> key) throws Exception {
+        try (FakeService service = new FakeService().refusingAfter("", "", "");
+                RewardClient client = key.apply(service.builder()).build()) {
+            Watch watch = client.watch(StreamOrderUpdatesRequest.getDefaultInstance());
+            assertEquals(Status.Code.UNAUTHENTICATED, assertThrows(RewardException.class, watch::hasNext).code());
+            return service.keys.size();
+        }
+    }
+
+    @Test
+    void aClientWithACertificateNeedsNoKeyAndSendsNone() throws Exception {
+        for (String target : List.of("rewards:1", "127.0.0.1:1")) {
+            assertNull(Connection.usableKey(target, null, true));
+            assertEquals("some-key", Connection.usableKey(target, "some-key", true));
+        }
+        assertEquals("dev-key", Connection.usableKey("127.0.0.1:1", null, false));
+        assertThrows(IllegalArgumentException.class, () -> Connection.usableKey("rewards:1", null, false));
+        assertThrows(IllegalArgumentException.class, () -> Connection.usableKey("127.0.0.1:1", "", true));
     }
 
     @Test
