@@ -2,6 +2,7 @@
 
 Each kind of file has a checker of its own; what no checker knows is checked here: that the image is made of files that
 are there, that the server takes the configurations, that releases and time-outs agree. Nothing is built or started.
+Where a checker isn't installed, PARTLY stands in place of ok, which is no failure.
 Run with the Python of .venv-deploy; the server's own programs are called in .venv.
 """
 
@@ -39,6 +40,10 @@ EXPOSURE = 20
 
 class Wrong(Exception):
     """Something is to be mended."""
+
+
+class Partly(str):
+    """What was checked and found fine, and what wasn't checked for want of a program."""
 
 
 def run(*command: str | Path, environ: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
@@ -245,7 +250,10 @@ def systemd() -> str:
     require(command in run(SERVER / Path(program).name, "--help"), f"reward-server has no command {command}")
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        return "time-outs and commands; systemd-analyze isn't installed here, so the directives weren't checked"
+        return Partly(
+            "not checked by systemd-analyze: not installed (apt-get install systemd); "
+            "time-outs and commands were looked at here"
+        )
     with tempfile.TemporaryDirectory() as folder:
         # It looks whether the program is there, which it is on the machine that the unit is for.
         unit = Path(folder) / UNIT.name
@@ -261,8 +269,8 @@ def systemd() -> str:
 
 def alerts() -> str:
     """What is beside the alerts."""
-    last = run(DEPLOY / "prometheus" / "check").strip().splitlines()
-    return last[-1] if last else "checked"
+    last = (run(DEPLOY / "prometheus" / "check").strip().splitlines() or ["checked"])[-1]
+    return Partly(last) if last.startswith("not checked by ") else last
 
 
 CHECKS: tuple[Callable[[], str], ...] = (containerfile, compose, kubernetes, systemd, alerts)
@@ -273,7 +281,8 @@ def outcomes() -> Iterator[bool]:
     with ThreadPoolExecutor() as pool:
         for check, future in [(check, pool.submit(check)) for check in CHECKS]:
             try:
-                print(f"{check.__name__:<14} ok: {future.result()}")
+                found = future.result()
+                print(f"{check.__name__:<14} {'PARTLY' if isinstance(found, Partly) else 'ok'}: {found}")
                 yield True
             except Wrong as error:
                 print(f"{check.__name__:<14} WRONG: {error}")

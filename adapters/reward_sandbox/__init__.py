@@ -8,10 +8,20 @@ places would be invisible.
         print(sandbox.url, sandbox.books("kasushou"))
 """
 
-from reward_sandbox.app import Sandbox
-from reward_sandbox.catalogue import catalogue
-from reward_sandbox.mint import CANARY
-from reward_sandbox.settings import SandboxSettings
-from reward_sandbox.shops import shops
+try:
+    from reward_sandbox.app import Sandbox
+    from reward_sandbox.catalogue import catalogue
+    from reward_sandbox.mint import CANARY
+    from reward_sandbox.settings import SandboxSettings
+    from reward_sandbox.shops import shops
+except ModuleNotFoundError as _missing:
+    # Told where something of it is used; `reward-sandbox`, which has to import this first, says it without a traceback.
+    _WHY = f'{_missing.msg}; install it with: pip install "reward-service[server]"'
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            raise ModuleNotFoundError(_WHY)
+        raise AttributeError(name)
+
 
 __all__ = ["CANARY", "Sandbox", "SandboxSettings", "catalogue", "shops"]

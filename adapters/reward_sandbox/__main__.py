@@ -8,14 +8,20 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter, Token
+try:
+    from cyclopts import App, Parameter, Token
 
-from reward_sandbox.app import Sandbox
-from reward_sandbox.catalogue import catalogue
-from reward_sandbox.handbook import handbook
-from reward_sandbox.settings import DuplicateMode, SandboxSettings, SignMode
-from reward_sandbox.shops import shops
-from reward_sandbox.state import StateError
+    from reward_sandbox.app import Sandbox
+    from reward_sandbox.catalogue import catalogue
+    from reward_sandbox.handbook import handbook
+    from reward_sandbox.settings import DuplicateMode, SandboxSettings, SignMode
+    from reward_sandbox.shops import shops
+    from reward_sandbox.state import StateError
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"reward-sandbox needs {missing.name}, which the client library alone does not. "
+        'Install it with: pip install "reward-service[server]"'
+    ) from None
 
 _DEFAULTS = SandboxSettings()
 _URL = f"http://{_DEFAULTS.host}:{_DEFAULTS.port}"
@@ -46,6 +52,7 @@ def serve(
     sign_mode: SignMode = _DEFAULTS.sign_mode,
     seed: int = _DEFAULTS.seed,
     state: Path | None = None,
+    end_with_stdin: Annotated[bool, Parameter(show=False, negative="")] = False,
 ) -> None:
     """Play the suppliers until interrupted.
 
@@ -71,6 +78,8 @@ def serve(
         Cards and supplier numbers follow from it and the order number.
     state
         File that keeps books, tokens and orders in progress from run to run (it holds cards).
+    end_with_stdin
+        Given by `make run`, which holds the other end: killed by whatever means, it leaves no sandbox behind.
     """
     settings = SandboxSettings(
         host=host,
@@ -87,7 +96,7 @@ def serve(
         state=state,
     )
     try:
-        asyncio.run(_serve(settings))
+        asyncio.run(_serve(settings, end_with_stdin=end_with_stdin))
     except StateError as error:
         print(f"reward-sandbox: {error}", file=sys.stderr)
         sys.exit(1)
@@ -108,11 +117,14 @@ def write_handbook() -> None:
     print(handbook(), end="")
 
 
-async def _serve(settings: SandboxSettings) -> None:
+async def _serve(settings: SandboxSettings, *, end_with_stdin: bool) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    if end_with_stdin:
+        # Nobody writes there: it is readable when it ends. In order, so that the suppliers forget nothing.
+        loop.add_reader(sys.stdin, stopped.set)
     async with Sandbox(settings) as sandbox:
         print(f"reward-sandbox: {len(shops())} suppliers on {sandbox.url}/  (orders: {sandbox.url}/books)", flush=True)
         await stopped.wait()

@@ -12,16 +12,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import structlog
-from cyclopts import App, Parameter
+try:
+    import structlog
+    from cyclopts import App, Parameter
 
-from reward_server import access
-from reward_server.config import ConfigError, load_settings
-from reward_server.hardening import forbid_dumps
-from reward_server.logs import configure_logs
-from reward_server.sealing import SealError, create_master_key_file
-from reward_server.sealing import add_master_key as add_key
-from reward_server.store import StoreError
+    from reward_server import access
+    from reward_server.config import ConfigError, load_settings
+    from reward_server.hardening import forbid_dumps
+    from reward_server.logs import configure_logs
+    from reward_server.sealing import SealError, create_master_key_file
+    from reward_server.sealing import add_master_key as add_key
+    from reward_server.store import StoreError
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f"reward-server needs {missing.name}, which the client library alone does not. "
+        'Install it with: pip install "reward-service[server]"'
+    ) from None
 
 FAILED = 1
 CONFIG_PROBLEMS = 2
@@ -47,6 +53,7 @@ def serve(
     config: ConfigFile = None,
     core_dumps: CoreDumps = False,
     process: Annotated[int | None, Parameter(show=False)] = None,
+    end_with_stdin: Annotated[bool, Parameter(show=False, negative="")] = False,
 ) -> int:
     """Run the server until SIGTERM or Ctrl-C.
 
@@ -54,10 +61,16 @@ def serve(
     ----------
     process
         Given by the parent of several processes (`grpc.processes`) to each of them: its number.
+    end_with_stdin
+        Given by `make run`, which holds the other end: killed by whatever means, it leaves no server behind.
     """
     if not core_dumps:
         # Before the first secret is read.
         forbid_dumps()
+    if end_with_stdin:
+        from reward_server import processes  # noqa: PLC0415 - only `make run` asks for it
+
+        processes.end_with_stdin()
     settings = load_settings(config, os.environ)
     configure_logs(settings.logging.level, settings.logging.format, process=process)
     if process is None:

@@ -1,6 +1,8 @@
 """`make run`: the server and the supplier sandbox together, for development.
 
 Everything lives in `.run/`: a master key and the database stay from run to run, the configuration is written afresh.
+Neither program outlives this one, nor does this one outlive `make`, also where somebody kills them: their ports are
+free for the next run.
 """
 
 import asyncio
@@ -25,6 +27,7 @@ SANDBOX = Address("127.0.0.1", 8090)
 READY_WITHIN = 30.0
 """Seconds; usually it takes one or two."""
 LOOK_EVERY = 0.05
+LOOK_FOR_MAKE_EVERY = 0.5
 SANDBOX_STOP_WITHIN = 5.0
 LINE_LIMIT = 1 << 20
 
@@ -82,13 +85,17 @@ async def _run() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
     stopped = asyncio.create_task(stop.wait())
+    orphaned = asyncio.create_task(_end_with(os.getppid())) if "MAKELEVEL" in os.environ else None
     config = await asyncio.to_thread(_prepare)
     settings = load_settings(config, os.environ)
     _check_ports([settings.grpc.bind, settings.http.bind, SANDBOX])
     children: list[Child] = []
+    # Their standard input: it ends when this process does, however that ends.
+    theirs, ours = os.pipe()
     try:
-        children.append(await _start("sandbox", ["reward_sandbox", "serve", "--state", str(FOLDER / STATE)]))
-        children.append(await _start("server", ["reward_server", "serve", "--config", str(config)]))
+        sandbox = ["reward_sandbox", "serve", "--port", str(SANDBOX.port), "--state", str(FOLDER / STATE)]
+        children.append(await _start("sandbox", sandbox, theirs))
+        children.append(await _start("server", ["reward_server", "serve", "--config", str(config)], theirs))
         ends = [asyncio.create_task(child.ended()) for child in children]
         try:
             ready = asyncio.create_task(_ready(settings))
@@ -102,7 +109,18 @@ async def _run() -> int:
     finally:
         # The server first: while it drains it may still ask the sandbox.
         await _stop_all(children[::-1], hurry, settings.grpc.drain_seconds + 10)
+        os.close(theirs)
+        os.close(ours)
+        if orphaned is not None:
+            orphaned.cancel()
     return 0
+
+
+async def _end_with(make: int) -> None:
+    """Ends this process when the one that started it is gone. Who kills `make` means the server."""
+    while os.getppid() == make:  # noqa: ASYNC110 - another process has no event to wait for
+        await asyncio.sleep(LOOK_FOR_MAKE_EVERY)
+    os._exit(1)
 
 
 async def _stop_all(children: Sequence[Child], hurry: asyncio.Event, within: float) -> None:
@@ -133,7 +151,7 @@ def _prepare() -> Path:
     key = folder / "master.key"
     if not key.exists():
         _output([sys.executable, "-m", "reward_server", "new-master-key", str(key)])
-    catalogue = _output([sys.executable, "-m", "reward_sandbox", "products"])
+    catalogue = _output([sys.executable, "-m", "reward_sandbox", "products", "--sandbox-url", f"http://{SANDBOX}"])
     config = folder / "reward.toml"
     config.touch(mode=0o600)
     config.write_text(_header(folder, key) + catalogue, "utf-8")
@@ -182,11 +200,12 @@ def _check_ports(addresses: Sequence[Address]) -> None:
                 ) from None
 
 
-async def _start(name: str, module: Sequence[str]) -> Child:
+async def _start(name: str, module: Sequence[str], stdin: int) -> Child:
     # A process group of its own keeps Ctrl-C from the child: we stop the two in order.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-um", *module, stdout=PIPE, stderr=STDOUT, process_group=0, limit=LINE_LIMIT
-    )
+        sys.executable, "-um", *module, "--end-with-stdin",
+        stdin=stdin, stdout=PIPE, stderr=STDOUT, process_group=0, limit=LINE_LIMIT,
+    )  # fmt: skip
     assert process.stdout is not None  # noqa: S101 - it was asked for as a pipe
     return Child(name, process, asyncio.create_task(_pass_on(name, process.stdout)))
 

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 """Seconds before another process takes the place of one that ended: more each time, until one has lasted."""
 LASTED_SECONDS = 60.0
+STOPPED = frozenset({-signal.SIGTERM, -signal.SIGINT})
+"""How a process ends that is told to stop while it still loads the program. It has begun nothing yet."""
+OURS_FOLLOWS_SECONDS = 1.0
+"""Whoever signals all processes, one after the other, may reach this one last."""
 
 
 def cannot_listen(key: str, address: Address, error: OSError | RuntimeError) -> str:
@@ -83,6 +88,21 @@ class Lifeline:
         with contextlib.suppress(OSError):
             # The parent may be gone; then `stop` is called.
             self._socket.send(SERVES)
+
+
+def end_with_stdin() -> None:
+    """Kills this process once its standard input ends, which nobody writes to: whoever started it is gone.
+
+    Hard, so that the ports are free at once: what was under way is on disk, as after any crash.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # --- The parent ------------------------------------------------------------------------------------------------------
@@ -190,6 +210,8 @@ class Parent:
         codes = await asyncio.gather(*map(self._started, range(1, settings.grpc.processes)))
         if failed := [code for code in codes if code is not None]:
             return failed[0]
+        if self._stopping.is_set():
+            return None
         log.info(
             "all processes serve",
             count=settings.grpc.processes,
@@ -200,7 +222,7 @@ class Parent:
         return None
 
     async def _started(self, number: int) -> int | None:
-        """Starts one and waits until it serves. The exit code of one that ended before, else None."""
+        """Starts one and waits until it serves. The exit code of one that can't; None when it serves, or all stop."""
         try:
             child = await self._start(number)
         except OSError as error:
@@ -208,6 +230,8 @@ class Parent:
         if await child.serves():
             return None
         code = await child.process.wait()
+        if code in STOPPED and await self._stopped_within(OURS_FOLLOWS_SECONDS):
+            return None
         # A signal leaves it no time to say anything itself.
         return code if code >= 0 else _complain(f"a process was killed by signal {-code} while it started")
 
@@ -218,7 +242,7 @@ class Parent:
             with its:
                 command = (*self._command, "--process", str(number))
                 process = await asyncio.create_subprocess_exec(*command, stdin=its.fileno())
-        except OSError:
+        except BaseException:
             ours.close()
             raise
         child = self._children[number] = _Child(process, ours, time.monotonic())
@@ -234,7 +258,7 @@ class Parent:
             code = await child.process.wait()
             child.line.close()
             if self._stopping.is_set():
-                return code
+                return EXIT_OK if code in STOPPED else code
             if time.monotonic() - child.born > LASTED_SECONDS:
                 pause = FIRST_PAUSE
             log.error("a process ended; another one follows", process=number, exit_code=code, seconds=pause)

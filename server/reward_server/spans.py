@@ -1,12 +1,14 @@
 """Traces in OpenTelemetry's form, sent to a collector over OTLP. Imported only where `[tracing]` names one.
 
 What a span says is chosen here, value by value, and never copied from a request, an answer or an error: ids, names from
-the configuration, words of ours. So no URL, header, body, recipient, card, key or token can get into one.
+the configuration, words of ours. So no URL, header, body, recipient, card, key or token can get into one. The one thing
+that a caller may have chosen is the request id, which is left out unless a machine made it by the look of it.
 """
 
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from time import monotonic, time_ns
@@ -60,6 +62,9 @@ UNANSWERED = frozenset({"NotSent", "Timeout", "Unclear"})
 """Outcomes of exchanges that show as errors."""
 CALLBACK = "callback"
 """The operation that the supplier began."""
+
+MADE_ID = re.compile(r"[0-9A-Fa-f-]{16,36}|[0-9A-HJKMNP-TV-Z]{26}")
+"""A request id of ours, a UUID or another in hex, or a ULID. A caller may put anything else into the others."""
 
 PACKAGE = "rewardservice.v1."
 _VERSION = "00"
@@ -115,16 +120,12 @@ class Spans:
         if isinstance(parent, str):
             # Without `tracestate`, which may hold whatever other programs put there.
             context = _FROM_CLIENTS.extract({"traceparent": parent}, context)
+        made = {"reward.request_id": request_id} if MADE_ID.fullmatch(request_id) else {}
         span = self._tracer.start_span(
             PACKAGE + method,
             context,
             SpanKind.SERVER,
-            {
-                "rpc.system.name": "grpc",
-                "rpc.method": PACKAGE + method,
-                "reward.client": client,
-                "reward.request_id": request_id,
-            },
+            {"rpc.system.name": "grpc", "rpc.method": PACKAGE + method, "reward.client": client, **made},
         )
         call = _Call(self, span)
         rpc_span.set(call)

@@ -118,6 +118,24 @@ async def test_a_request_id_is_made_where_there_is_no_sane_one(served: World, se
     assert made != sent
 
 
+@pytest.mark.parametrize(
+    "sent",
+    ["{key}", "req-{key}", "Bearer", "shop@example.com", "13800138000", "+86-138-0013-8000", "6222.0000.1111.2222"],
+)
+async def test_no_key_and_no_number_of_a_person_is_a_request_id(served: World, sent: str) -> None:
+    """It would stand in the log: the call's own key, a part of what it shows, an e-mail address, a phone number."""
+    api = served.api()
+    [shown] = [value for key, value in api.metadata if key == "authorization"]
+    sent = sent.format(key=shown.removeprefix("Bearer "))
+    api.metadata = (*api.metadata, ("x-request-id", sent))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await api.get("x")
+    made = refused(raised.value).metadata["request_id"]
+    assert dict(raised.value.trailing_metadata())["x-request-id"] == made
+    assert made
+    assert made != sent
+
+
 async def test_a_defect_shows_nothing_but_its_request_id(served: World, capsys: pytest.CaptureFixture[str]) -> None:
     """An error of our own is INTERNAL; its text is logged with the request id, not answered."""
     served.shop.fail_with = KeyError("CANARY")

@@ -20,9 +20,11 @@ from grpc.aio import insecure_channel
 from ports import free_port
 from reward_sandbox import Sandbox, SandboxSettings
 from reward_server.config import ConfigError, load_settings
+from reward_server.doctor import examine
 from rewardservice.v1 import catalog_service_pb2, catalog_service_pb2_grpc, reward_service_pb2_grpc
 
 from .harness import DEV, QUICK, TERMINAL, Caller, Place, State
+from .test_doctor import said
 from .test_start import serve
 
 COUNT = 2
@@ -203,6 +205,27 @@ async def test_connections_reach_all_processes_and_each_order_is_bought_once(tmp
         assert sorted(entry["process"] for entry in one.lines("ready")) == list(range(COUNT))
 
 
+@pytest.mark.parametrize("held", range(COUNT))
+async def test_the_doctor_looks_at_every_process(tmp_path: Path, store_url: str, held: int) -> None:
+    """All are well; then one is gone and held back by an edited configuration, be it the first or another one. The
+    doctor names it, and doesn't have anybody stop those that serve.
+    """
+    async with group(tmp_path, store_url) as one:
+        report = await examine(load_settings(one.config, {}), {}, offline=True)
+        assert said(report, "server").count("ok: runs and takes orders") == COUNT
+        before = one.config.read_text()
+        one.config.write_text(before.replace("[ops]", "[stream]\nheartbeat_seconds = 20\n[ops]", 1))
+        one.processes()[held].kill()
+        await one.told("no process follows yet")
+        report = await examine(load_settings(one.config, {}), {}, offline=True)
+    found = said(report, "server")
+    assert f"problem: 1 of {COUNT} processes don't answer: http://127.0.0.1:{one.ops + held} " in found
+    assert "leave them" in found
+    assert f"ok: runs and takes orders, says http://127.0.0.1:{one.ops + 1 - held}/readyz" in found
+    assert "stop it" not in found
+    assert f"{COUNT} replicas and one more want" in said(report, "store")
+
+
 async def test_a_killed_process_is_replaced_and_loses_nothing(tmp_path: Path, store_url: str) -> None:
     """The others go on meanwhile, and its orders end: those that were bought are delivered, and bought once. One that
     is stopped by a signal of its own drains and is replaced as well.
@@ -255,6 +278,29 @@ async def test_signals_to_all_at_once_are_one_signal(tmp_path: Path, store_url: 
             os.kill(pid, signal.SIGTERM)
         assert await one.ended() == 0
         assert sorted(entry["process"] for entry in one.lines("stopped")) == list(range(COUNT))
+
+
+async def test_a_signal_to_all_while_one_still_loads_is_an_ordinary_stop(tmp_path: Path, store_url: str) -> None:
+    """It has no handler yet, so the signal ends it; it had begun nothing."""
+    config = several(a_place(tmp_path, store_url, "http://127.0.0.1:9", ops=ports()))
+    with (tmp_path / "server.log").open("wb") as output:
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "reward_server", "serve", "--config", str(config),
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    try:
+        [first] = await until(psutil.Process(parent.pid).children)
+        first.suspend()
+        os.killpg(parent.pid, signal.SIGTERM)
+        first.resume()
+        async with asyncio.timeout(PATIENCE):
+            assert await parent.wait() == 0
+        assert await gone([first])
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
+        await parent.wait()
+    assert "killed by signal" not in (tmp_path / "server.log").read_text()
 
 
 async def test_a_second_signal_ends_all_at_once(tmp_path: Path, store_url: str) -> None:

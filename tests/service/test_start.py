@@ -130,3 +130,22 @@ async def test_the_wrong_master_key_stops_the_start(tmp_path: Path) -> None:
     assert code == 1
     assert "key" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("package", ["reward_server", "reward_sandbox"])
+@pytest.mark.parametrize("missing", ["structlog", "cyclopts", "aiohttp"])
+async def test_without_the_servers_packages_it_says_what_to_install(package: str, missing: str) -> None:
+    """The base installation has the commands, and only the client's packages."""
+    lacking = f"import sys; sys.modules['{missing}'] = None; import {package}.__main__ as program; program.main()"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", lacking, "--help",
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, told = await process.communicate()
+    assert "Traceback" not in told.decode()
+    if process.returncode:
+        assert f"needs {missing}" in told.decode()
+        assert 'pip install "reward-service[server]"' in told.decode()
+    else:
+        # Not needed for this.
+        assert (package, missing) in {("reward_server", "aiohttp"), ("reward_sandbox", "structlog")}

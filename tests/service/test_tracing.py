@@ -35,7 +35,11 @@ STREAM = "rewardservice.v1.RewardService/StreamOrderUpdates"
 PUSH = "push update"
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
-UNHEARD = {"baggage": "card=canary-7kq2-baggage", "tracestate": "vendor=canary-7kq2-tracestate"}
+UNHEARD = {
+    "baggage": "card=canary-7kq2-baggage",
+    "tracestate": "vendor=canary-7kq2-tracestate",
+    "x-request-id": "canary-7kq2-request-id",
+}
 """What other programs may send beside it; none of ours."""
 
 
@@ -181,6 +185,22 @@ async def test_the_caller_decides_whether_its_call_is_traced(tmp_path: Path) -> 
             await collector.until(lambda: collector.named("kasushou query", order_id=wanted))
     assert {span.trace for span in collector.spans} == {TRACE}
     assert {span["order_id"] for span in collector.spans} == {wanted}
+
+
+async def test_a_request_id_is_in_the_span_only_if_a_program_made_it(tmp_path: Path) -> None:
+    """Ours, a UUID, a hex number or a ULID, by the look of it; a caller may send a key or a name as well."""
+    made = {"4bf92f3577b34da6", "3F2504E0-4F89-11D3-9A0C-0305E82C3301", "01M80ZTTV2EREBY3XB1849TX9V"}
+    others = {"shop-order-4711", "rk_live_8d7f9a0b1c2d3e4f", "somebody@example.com", "13800138000", "beef", "A" * 37}
+    async with collecting() as collector, service(tmp_path, kinds=("kasushou",), extra=collector.extra) as it:
+        for number, sent in enumerate((*made, *others)):
+            await order(it.client, f"o-{number}", **{"x-request-id": sent})
+        await collector.until(lambda: len(collector.named(CREATE)) == len(made) + len(others))
+    said = {span.attributes.get("reward.request_id") for span in collector.named(CREATE)}
+    assert said - {None} >= made
+    assert None in said
+    assert not said & others
+    for sent in others:
+        assert sent == "beef" or sent.encode() not in collector.raw
 
 
 async def test_a_repeated_call_leads_to_the_trace_of_the_first(tmp_path: Path) -> None:

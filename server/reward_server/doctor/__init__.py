@@ -30,7 +30,7 @@ async def examine(
     if not settings.warnings:
         report.ok("configuration", "loads without a warning")
     serving = await look_at_server(settings, report)
-    seen = await look_at_store(settings.store, report, clock=clock, serving=serving)
+    seen = await look_at_store(settings.store, report, clock=clock, serving=serving, processes=settings.grpc.processes)
     look_at_keys(settings, seen, report, clock=clock)
     look_at_files(settings, environ, report, clock=clock)
     look_at_clocks(seen, report, clock=clock)

@@ -21,6 +21,12 @@ from reward_server.doctor.keys import SOON, VERY_SOON
 
 log = structlog.get_logger(__name__)
 
+AREA = "server"
+WHY_FEWER = (
+    "`a process ended` and `no process follows yet` in the log say why, as docs/runbook/RewardServerDown.md does;"
+    " was grpc.processes raised since the start, restart it when you can"
+)
+
 ANSWER_SECONDS = 3.0
 CONNECT_SECONDS = 10.0
 
@@ -32,36 +38,76 @@ _PAUSED = re.compile(r'^reward_account_paused\{account="([^"]*)"\} 1\.0$', re.MU
 # --- A server that runs ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a process says of itself, at the address of its metrics and probes."""
+
+    url: str
+    ready: bool = False
+    why_not: str = ""
+    metrics: str = ""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was a server like this that answered."""
+        return "reward_build_info" in self.metrics
+
+
 async def look_at_server(settings: Settings, report: Report) -> bool:
-    """Whether a server of this configuration runs, and how it does by its own word."""
-    area, address = "server", settings.ops_address or settings.http.bind
-    url = f"http://{_reachable(address)}"
+    """Whether a server of this configuration runs, and how it does by its own word: each of its processes."""
+    addresses = _ops_addresses(settings)
     limit = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-    ready, why_not, metrics = False, "", ""
     async with aiohttp.ClientSession(timeout=limit, trust_env=False) as session:
-        try:
-            async with session.get(f"{url}/readyz") as answer:
-                ready, why_not = answer.status == 200, (await answer.text()).strip()[:200]
-            async with session.get(f"{url}/metrics") as answer:
-                metrics = await answer.text()
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            log.debug("no server answers", url=url)
-    if "reward_build_info" not in metrics:
+        answers = await asyncio.gather(*(_ask(session, address) for address in addresses))
+    ours = [answer for answer in answers if answer.is_ours]
+    if not ours:
         await _look_at_ports(settings, report)
         return False
-    if ready:
-        report.ok(area, f"runs and takes orders, says {url}/readyz")
-    else:
-        report.problem(area, f"runs and takes no orders: {why_not}", "see docs/operations.md, and its log")
-    running = _VERSION.search(metrics)
-    if running and running[1] != version("reward-service"):
-        what = f"version {running[1]} runs, and {version('reward-service')} is installed here"
-        report.hint(area, what, "restart it to have the installed one")
-    if (reviews := _REVIEWS.search(metrics)) and float(reviews[1]):
-        report.hint(area, f"{float(reviews[1]):.0f} order(s) wait for a person", "see `rewardctl review list`")
-    for account in _PAUSED.findall(metrics):
-        report.hint(f"supplier {account}", "the running server buys nothing there", "see `rewardctl suppliers`")
+    for answer in ours:
+        if answer.ready:
+            report.ok(AREA, f"runs and takes orders, says {answer.url}/readyz")
+        else:
+            what = f"runs and takes no orders: {answer.why_not or 'no answer'} ({answer.url}/readyz)"
+            report.problem(AREA, what, "see docs/operations.md, and its log")
+    if silent := [answer.url for answer in answers if not answer.is_ours]:
+        what = f"{len(silent)} of {len(answers)} processes don't answer: {', '.join(silent)}"
+        report.problem(AREA, what, f"the others serve: leave them; {WHY_FEWER}")
+    _look_at_metrics([answer.metrics for answer in ours], report)
     return True
+
+
+def _ops_addresses(settings: Settings) -> list[Address]:
+    """Where each process has its metrics and probes."""
+    if (count := settings.grpc.processes) == 1:
+        return [settings.ops_address or settings.http.bind]
+    each = (settings.of_process(number).ops_address for number in range(count))
+    return [address for address in each if address is not None]
+
+
+async def _ask(session: aiohttp.ClientSession, address: Address) -> _Answer:
+    url = f"http://{_reachable(address)}"
+    ready, why_not, metrics = False, "", ""
+    try:
+        async with session.get(f"{url}/readyz") as answer:
+            ready, why_not = answer.status == 200, (await answer.text()).strip()[:200]
+        async with session.get(f"{url}/metrics") as answer:
+            metrics = await answer.text()
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        log.debug("no server answers", url=url)
+    return _Answer(url, ready, why_not, metrics)
+
+
+def _look_at_metrics(metrics: list[str], report: Report) -> None:
+    """What the processes count, each thing told once."""
+    installed = version("reward-service")
+    running = {found[1] for each in metrics if (found := _VERSION.search(each))}
+    for other in sorted(running - {installed}):
+        what = f"version {other} runs, and {installed} is installed here"
+        report.hint(AREA, what, "restart it to have the installed one")
+    if reviews := max((float(found[1]) for each in metrics if (found := _REVIEWS.search(each))), default=0):
+        report.hint(AREA, f"{reviews:.0f} order(s) wait for a person", "see `rewardctl review list`")
+    for account in sorted({account for each in metrics for account in _PAUSED.findall(each)}):
+        report.hint(f"supplier {account}", "the running server buys nothing there", "see `rewardctl suppliers`")
 
 
 async def _look_at_ports(settings: Settings, report: Report) -> None:
@@ -70,7 +116,8 @@ async def _look_at_ports(settings: Settings, report: Report) -> None:
     if settings.grpc.tls_client_bind is not None:
         wanted["grpc.tls_client_bind"] = settings.grpc.tls_client_bind
     if settings.ops_address is not None:
-        wanted["ops.bind"] = settings.ops_address
+        for number, address in enumerate(_ops_addresses(settings)):
+            wanted["ops.bind" + f" of process {number}" * (number > 0)] = address
     taken = []
     for key, address in wanted.items():
         here = _reachable(address)
@@ -81,9 +128,9 @@ async def _look_at_ports(settings: Settings, report: Report) -> None:
             taken.append(f"{key} ({address})")
     if taken:
         what = f"no server answers, but something listens on {', '.join(taken)}"
-        report.problem("server", what, "stop it or take another port; `ss -ltnp` shows who it is")
+        report.problem(AREA, what, "stop it or take another port; `ss -ltnp` shows who it is")
     else:
-        report.hint("server", "none runs with this configuration", "start it when there is no problem left")
+        report.hint(AREA, "none runs with this configuration", "start it when there is no problem left")
 
 
 def _reachable(address: Address) -> Address:

@@ -55,8 +55,13 @@ class Seen:
     """A server works on it."""
 
 
-async def look_at_store(settings: StoreSettings, report: Report, *, clock: Clock, serving: bool) -> Seen:
-    """Looks at the database of either kind. `serving`: a server of this configuration answered."""
+async def look_at_store(
+    settings: StoreSettings, report: Report, *, clock: Clock, serving: bool, processes: int
+) -> Seen:
+    """Looks at the database of either kind.
+
+    `serving`: a server of this configuration answered; `processes`: so many replicas it has when all run.
+    """
     if settings.url.startswith(SQLITE):
         path = Path(settings.url.removeprefix(SQLITE))
         try:
@@ -68,7 +73,7 @@ async def look_at_store(settings: StoreSettings, report: Report, *, clock: Clock
             return Seen()
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            return await _look_at_postgres(settings, report, clock, serving)
+            return await _look_at_postgres(settings, report, clock, serving=serving, processes=processes)
     except TimeoutError:
         report.problem(AREA, f"the database didn't answer within {TIMEOUT_SECONDS:g} s", "see whether it is overloaded")
         return Seen()
@@ -243,7 +248,9 @@ def _look_at_schema(
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
-async def _look_at_postgres(settings: StoreSettings, report: Report, clock: Clock, serving: bool) -> Seen:
+async def _look_at_postgres(
+    settings: StoreSettings, report: Report, clock: Clock, *, serving: bool, processes: int
+) -> Seen:
     seen = Seen()
     try:
         import asyncpg  # noqa: PLC0415 - SQLite doesn't need the extra
@@ -276,7 +283,7 @@ async def _look_at_postgres(settings: StoreSettings, report: Report, clock: Cloc
         # Once outside of a transaction, which would hold the clock of its beginning.
         skew, doubt = await _skew(connection, clock)
         async with connection.transaction(readonly=True, isolation="repeatable_read"):
-            await _read_postgres(connection, settings, seen, report, serving)
+            await _read_postgres(connection, settings, seen, report, serving=serving, processes=processes)
         _look_at_skew(skew, doubt, report)
     except asyncpg.InsufficientPrivilegeError as error:
         report.problem(AREA, f"the database refuses us: {error}", "GRANT what is missing, or make the user its OWNER")
@@ -288,7 +295,9 @@ async def _look_at_postgres(settings: StoreSettings, report: Report, clock: Cloc
     return seen
 
 
-async def _read_postgres(connection: Any, settings: StoreSettings, seen: Seen, report: Report, serving: bool) -> None:
+async def _read_postgres(
+    connection: Any, settings: StoreSettings, seen: Seen, report: Report, *, serving: bool, processes: int
+) -> None:
     from reward_server.store.postgres.opening import MIGRATIONS as NUMBERED  # noqa: PLC0415
     from reward_server.store.postgres.sql import STATEMENTS as SQL  # noqa: PLC0415
 
@@ -316,7 +325,7 @@ async def _read_postgres(connection: Any, settings: StoreSettings, seen: Seen, r
         report.ok(AREA, "the user may write")
     replicas = int(await connection.fetchval(SQL["count_replicas"]))
     seen.in_use = replicas > 0
-    await _look_at_connections(connection, settings, max(replicas, 1), report)
+    await _look_at_connections(connection, settings, max(replicas, processes), report)
     if seen.in_use:
         report.ok(AREA, f"{replicas} replica{'s' * (replicas != 1)} at work")
     elif serving:

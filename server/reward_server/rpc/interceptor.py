@@ -52,8 +52,12 @@ ALLOWED: Mapping[str, tuple[Permission, ...]] = {
 OPEN_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
 """Served to everybody: probes and tools have no key."""
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9\-_.:/+=@]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9\-_.:/+=]{1,64}")
 _REQUEST_ID_BYTES = 12
+_NUMBER_DIGITS = 11
+"""So many digits and no letter may be a phone number, or a card's."""
+_PART_OF_A_KEY = 6
+"""A shorter piece of a key is there by chance, and says nothing."""
 
 _caller: ContextVar[Caller] = ContextVar("caller")
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -202,7 +206,22 @@ def _read_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str | b
             authorization = value
         elif key == REQUEST_ID_KEY and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             request_id = value
+    if request_id and _says_too_much(request_id, authorization):
+        request_id = ""
     return authorization, request_id or os.urandom(_REQUEST_ID_BYTES).hex()
+
+
+def _says_too_much(request_id: str, authorization: str | bytes | None) -> bool:
+    """Whether it is, or holds, what mustn't stand in a log: the caller's key or token, or somebody's number."""
+    if sum(map(str.isdigit, request_id)) >= _NUMBER_DIGITS and not any(map(str.isalpha, request_id)):
+        return True
+    if not authorization:
+        return False
+    shown = authorization if isinstance(authorization, str) else authorization.decode("latin-1")
+    token = shown.rpartition(" ")[2]
+    if len(token) < _PART_OF_A_KEY:
+        return False
+    return token in request_id or (len(request_id) >= _PART_OF_A_KEY and request_id in shown)
 
 
 def _traced(behaviour: Behaviour, name: str, traces: Traces) -> Behaviour:
