@@ -1,12 +1,14 @@
 """What holds for all tests."""
 
 import asyncio
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 
 # Before anything imports grpc: its handlers of a fork may crash the process that starts a PostgreSQL server.
@@ -37,6 +39,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     turns = {folder: turn for turn, folder in enumerate(LONG)}
     items.sort(key=lambda item: turns.get(item.path.relative_to(here).parts[0], len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def logs_go_where_they_went() -> Iterator[None]:
+    """A program that a test runs in this process sends all logs into what pytest captures of that one test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _configure_for_one_test(configure: Callable[..., None]) -> Callable[..., None]:
+    # A logger that keeps what it found at its first line would write there for ever.
+    return lambda **given: configure(**{**given, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_for_one_test(structlog.configure)
 
 
 @pytest.fixture(scope="session")

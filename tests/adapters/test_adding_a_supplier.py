@@ -20,7 +20,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "tests/ports.py"):
+        shutil.copy(ROOT / name, folder / name)
     for name, code in re.findall(r"```python (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL):
         (folder / name).write_text(code)
     return folder
@@ -31,7 +32,11 @@ def run(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(checkout / "adapters"), "MYPYPATH": str(checkout / "adapters")},
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{checkout / 'adapters'}{os.pathsep}{checkout / 'tests'}",
+            "MYPYPATH": str(checkout / "adapters"),
+        },
         capture_output=True,
         text=True,
         check=False,

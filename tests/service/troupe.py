@@ -62,7 +62,7 @@ class Troupe:
         process = subprocess.Popen(
             [sys.executable, "-m", __name__, *names],
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *sys.path])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
