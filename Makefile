@@ -62,10 +62,10 @@ demo: $(VENV)/.ready ## Order one product of each supplier from the running serv
 	@$(BIN)/rewardctl demo || { code=$$?; \
 	  test $$code -ne 6 || echo "Is the service running? Start it in another terminal: make run" >&2; exit $$code; }
 
-# One worker more than cores: a good part of the tests waits for deadlines, leases and processes.
+# Two workers more than cores: a good part of the tests waits for deadlines, leases and processes.
 .PHONY: test
 test: $(VENV)/.ready ## Run every Python test
-	$(BIN)/python -m pytest --ignore=tests/clients --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))') --dist=loadfile
+	$(BIN)/python -m pytest --ignore=tests/clients --numprocesses=$$($(BIN)/python -c 'import os; print(min(6, (os.cpu_count() or 1) + 2))') --dist=loadfile
 
 # Each language's tests mostly wait: for servers that play dead, and for one another's compilers.
 .PHONY: test-clients
