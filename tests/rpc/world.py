@@ -357,6 +357,7 @@ async def world(
     *,
     stall_seconds: float = 60.0,
     heartbeat: float = 15.0,
+    deadline_margin: float = 0.5,
     tail_updates: int = 512,
     pending_updates: int = 256,
     reflection: bool = True,
@@ -409,7 +410,7 @@ async def world(
     access = Access(Client(name, (key_hash(f"{name}-key"),), permissions) for name, permissions in CLIENTS.items())
     server = build_server(
         address="127.0.0.1:0",
-        reward_service=RewardService(shop, parts, default_heartbeat=heartbeat),
+        reward_service=RewardService(shop, parts, default_heartbeat=heartbeat, deadline_margin=deadline_margin),
         catalog_service=CatalogService(catalogue, shop, tokens),
         operator_service=OperatorService(
             inquiries=inquiries,

@@ -51,18 +51,26 @@ class _Page:
 class RewardService(pb_grpc.RewardServiceServicer):
     """The servicer."""
 
-    def __init__(self, ordering: Ordering, parts: StreamParts, *, default_heartbeat: float = 15.0) -> None:
+    def __init__(
+        self,
+        ordering: Ordering,
+        parts: StreamParts,
+        *,
+        default_heartbeat: float = 15.0,
+        deadline_margin: float = DEADLINE_MARGIN,
+    ) -> None:
         self._ordering = ordering
         self._parts = parts
         self._store = parts.store
         self._tokens = parts.tokens
         self._default_heartbeat = default_heartbeat
+        self._deadline_margin = deadline_margin
 
     async def CreateOrder(self, request: pb.CreateOrderRequest, context: Any) -> pb.CreateOrderResponse:
         """Stores an order; waits for its end if asked to."""
         asked = validation.create_request(request, current_caller())
         if asked.wait:
-            created = await self._create_and_wait(asked.order, _bounded(asked.wait, context))
+            created = await self._create_and_wait(asked.order, _bounded(asked.wait, context, self._deadline_margin))
         else:
             created = await self._ordering.create(asked.order)
         order, head = created.order, created.head
@@ -234,10 +242,10 @@ def _is_settled(order: Order) -> bool:
     return order.state.is_terminal or order.state is OrderState.NEEDS_REVIEW
 
 
-def _bounded(wait: float, context: grpc.aio.ServicerContext[Any, Any]) -> float:
+def _bounded(wait: float, context: grpc.aio.ServicerContext[Any, Any], margin: float) -> float:
     # None without a deadline, whatever the stubs say.
     remaining: float | None = context.time_remaining()
-    return wait if remaining is None else max(0.0, min(wait, remaining - DEADLINE_MARGIN))
+    return wait if remaining is None else max(0.0, min(wait, remaining - margin))
 
 
 def _query(client_id: str, asked: ListRequest) -> Sequence[str]:
